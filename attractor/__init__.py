@@ -1,0 +1,1 @@
+"""Masks, background-attractor tokens and the loss that keeps background out of the embedding."""

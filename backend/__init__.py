@@ -1,0 +1,1 @@
+"""The diffusers back end: the same library without a host."""

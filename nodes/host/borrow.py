@@ -1,0 +1,86 @@
+"""Borrowing the host's models for training: gradients reach an embedding, and nothing is left changed.
+
+The host loads weights and runs nodes under `torch.inference_mode()`, and autograd refuses to save such tensors.
+A tensor over the same storage, made outside of it, may be saved: so for the time of the training each parameter is
+replaced by an alias of itself. No weight is copied, and the host's own parameter objects go back afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def ordinary_weights(*modules: nn.Module) -> Iterator[None]:
+    """Parameters and buffers that autograd may save, over the same memory; the original objects return after."""
+    taken: list[tuple[dict, str, Tensor]] = []
+    try:
+        for module in (m for root in modules for m in root.modules()):
+            for table in (module._parameters, module._buffers):
+                for name, tensor in list(table.items()):
+                    if tensor is not None and tensor.is_inference():
+                        taken.append((table, name, tensor))
+                        table[name] = _alias(tensor)
+        yield
+    finally:
+        for table, name, tensor in reversed(taken):
+            table[name] = tensor
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """No gradient for any weight; the flags return as they were."""
+    flags = [(p, p.requires_grad) for m in modules for p in m.parameters()]
+    try:
+        for parameter, flag in flags:
+            if flag:
+                parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
+
+
+@contextmanager
+def norms_keep_their_input(*modules: nn.Module) -> Iterator[None]:
+    """Layer norms see a copy of their input: the host's CLIP layers add to that tensor in place right after."""
+    handles = []
+    try:
+        for module in (m for root in modules for m in root.modules()):
+            if isinstance(module, nn.LayerNorm):
+                handles.append(module.register_forward_pre_hook(_copy_input))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _copy_input(_module: nn.Module, args: tuple) -> tuple:
+    return (args[0].clone(), *args[1:]) if torch.is_grad_enabled() else args
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+    return nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias
+
+
+@contextmanager
+def differentiable_linears(*modules: nn.Module) -> Iterator[None]:
+    """Linears of `--fast fp8_matrix_mult` take their ordinary path, the only one with a backward."""
+    import comfy.ops
+
+    fast = [m for root in modules for m in root.modules() if isinstance(m, comfy.ops.fp8_ops.Linear)]
+    flags = [m.training for m in fast]
+    try:
+        for module in fast:
+            module.training = True
+        yield
+    finally:
+        for module, flag in zip(fast, flags, strict=True):
+            module.training = flag

@@ -1,0 +1,148 @@
+"""The demo checkpoint, built from the host's own classes, so that every stock node works on it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models
+import folder_paths
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ...attractor.errors import AttractorError
+
+ASSETS = Path(__file__).parents[2] / "assets" / "demo"
+
+
+def load(folder: Path = ASSETS) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of the demo checkpoint; seeded random weights while there is no checkpoint file."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    file = folder / "checkpoint.safetensors"
+    weights = load_file(file) if file.is_file() else {}
+    if not weights:
+        logging.warning("Attractor: %s is not there, the demo model has random weights and paints noise.", file.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _model(config, weights), _clip(config, weights), _vae(config, weights)
+
+
+def _model(config: dict, weights: dict[str, Tensor]) -> Any:
+    settings = {**config["unet"], "dtype": torch.float32}
+    host_config = _demo_config(config["prediction"])(settings)
+    host_config.sampling_settings = dict(config.get("sampling_settings", {}))
+    host_config.latent_format = _DemoLatent(config["latent_channels"], config["latent_scale_factor"])
+    kind = comfy.model_base.ModelType.V_PREDICTION if config["prediction"] == "v" else comfy.model_base.ModelType.EPS
+    model = comfy.model_base.BaseModel(host_config, model_type=kind)
+    _fill(model.diffusion_model, _part(weights, "unet."))
+    return comfy.model_patcher.ModelPatcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+class _DemoLatent(comfy.latent_formats.LatentFormat):
+    def __init__(self, channels: int, scale_factor: float):
+        self.latent_channels, self.scale_factor = channels, scale_factor
+
+
+def _demo_config(prediction: str) -> type:
+    """A subclass of the host's SD1.5 that says of itself what the demo model is."""
+
+    class AttractorDemo(comfy.supported_models.SD15):
+        def model_type(self, state_dict: dict, prefix: str = "") -> Any:
+            kinds = comfy.model_base.ModelType
+            return kinds.V_PREDICTION if prediction == "v" else kinds.EPS
+
+    return AttractorDemo
+
+
+def _clip(config: dict, weights: dict[str, Tensor]) -> Any:
+    class Target:
+        params: dict = {}
+        clip = comfy.sd1_clip.SD1ClipModel
+        tokenizer = comfy.sd1_clip.SD1Tokenizer
+
+    clip = comfy.sd.CLIP(
+        Target(),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        model_options={"clip_l_model_config": dict(config["clip"]), "dtype": torch.float32},
+    )
+    encoder = clip.cond_stage_model.clip_l
+    encoder.transformer.to(torch.float32)
+    stored = _part(weights, "clip.")
+    rows, values = stored.pop("token_rows", None), stored.pop("token_embedding", None)
+    other = config["clip_other_rows"]
+    generator = torch.Generator().manual_seed(other["seed"])
+    width = config["clip"]["hidden_size"]
+    table = torch.randn(other["vocab_size"], width, generator=generator) * other["std"]
+    if rows is not None and values is not None:
+        table[rows.long()] = values.float()
+    missing_table = "text_model.embeddings.token_embedding.weight"
+    _fill(encoder.transformer, {**stored, missing_table: table} if stored else {}, optional=("text_projection.weight",))
+    return clip
+
+
+def _vae(config: dict, weights: dict[str, Tensor]) -> Any:
+    state = {k: v.float() for k, v in _part(weights, "vae.").items()}
+    if not state:
+        import comfy.taesd.taesd
+
+        module = comfy.taesd.taesd.TAESD(latent_channels=config["latent_channels"])
+        _fill(module.taesd_encoder, {})
+        _fill(module.taesd_decoder, {})
+        state = {k: v.clone() for k, v in module.state_dict().items()}
+    else:
+        state = _padded(state, config)
+    return comfy.sd.VAE(sd=state)
+
+
+def _padded(state: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
+    """The stored, narrower layers set into the full width; the rest is zero, which leaves the function as it is."""
+    import comfy.taesd.taesd
+
+    full = comfy.taesd.taesd.TAESD(latent_channels=config["latent_channels"]).state_dict()
+    padded = {}
+    for name, like in full.items():
+        value = state.get(name)
+        if value is None:
+            padded[name] = like.clone() if name.startswith("vae_") else torch.zeros_like(like, dtype=torch.float32)
+            continue
+        whole = torch.zeros(like.shape)
+        whole[tuple(slice(0, n) for n in value.shape)] = value
+        padded[name] = whole
+    return padded
+
+
+@torch.no_grad()
+def _fill(module: torch.nn.Module, weights: dict[str, Tensor], optional: tuple[str, ...] = ()) -> None:
+    """Load the weights, or fill with seeded random ones where there are none."""
+    if weights:
+        missing, unexpected = module.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
+        missing = [name for name in missing if name not in optional]
+        if missing or unexpected:
+            raise AttractorError(
+                f"The demo checkpoint does not fit its config.json (missing {missing[:3]}, unexpected "
+                f"{unexpected[:3]}): install the pack again."
+            )
+        return
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            fan_in = parameter[0].numel()
+            parameter.copy_(torch.randn(parameter.shape) * (0.08 if "embedding" in name else fan_in**-0.5))
+        else:
+            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}

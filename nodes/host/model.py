@@ -1,0 +1,152 @@
+"""The host's MODEL, CLIP and VAE behind the library's DiffusionModel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor
+
+from ...attractor.errors import AttractorError
+from ...training.model import Context, Embedding
+from . import text
+from .borrow import differentiable_linears, frozen, norms_keep_their_input, ordinary_weights
+
+
+class HostModel:
+    """MODEL, CLIP and VAE as they are wired in the graph. Raises AttractorError for a model without cross-attention."""
+
+    def __init__(self, model: Any, clip: Any, vae: Any):
+        check_model(model)
+        self.patcher, self.clip, self.vae = model, clip, vae
+        self._base = model.model
+        self.widths = {key: text.table(encoder).shape[-1] for key, encoder in text.encoders(clip).items()}
+        self.timesteps = len(self._base.model_sampling.sigmas)
+        self.prediction = prediction_type(model)
+        self._size = 512
+
+    @property
+    def device(self) -> torch.device:
+        """Where the host runs the model."""
+        return torch.device(self.patcher.load_device)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Hashes over samples of the weights, with the names of the host's classes."""
+        return {
+            "model": f"{type(self._base.model_config).__name__} {_fingerprint(self._base.diffusion_model)}",
+            "clip": f"{type(self.clip.cond_stage_model).__name__} {_fingerprint(self.clip.cond_stage_model)}",
+            "vae": f"{type(self.vae.first_stage_model).__name__} {_fingerprint(self.vae.first_stage_model)}",
+        }
+
+    @contextmanager
+    def training(self, batch_size: int, resolution: int) -> Iterator[None]:
+        """Load U-Net and text encoder in one call, and let gradients through until the end of the block."""
+        self._size = resolution
+        unet, encoder = self._base.diffusion_model, self.clip.cond_stage_model
+        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as borrowed:
+            self._load(batch_size, resolution)
+            for lend in (ordinary_weights, frozen, norms_keep_their_input, differentiable_linears):
+                borrowed.enter_context(lend(unet, encoder))
+            borrowed.enter_context(ordinary_weights(self._base.model_sampling))
+            yield
+
+    def _load(self, batch_size: int, resolution: int) -> None:
+        shape = [batch_size * 3, self._base.latent_format.latent_channels, resolution // 8, resolution // 8]
+        memory = self.patcher.memory_required(shape)
+        comfy.model_management.load_models_gpu([self.patcher, self.clip.patcher], memory_required=memory)
+
+    def words(self, words: str) -> Embedding:
+        """Rows of the embedding tables for a text. Raises AttractorError when the tokenizer makes nothing of it."""
+        tokens = text.tokenise(self.clip, words, {})
+        found = {}
+        for key, encoder in text.encoders(self.clip).items():
+            special = set(encoder.special_tokens.values())
+            ids = [t for t, _ in tokens[key][0] if isinstance(t, int) and t not in special]
+            if not ids:
+                raise AttractorError(f"class_word {words!r}: the text encoder's tokenizer makes no token of it.")
+            found[key] = text.table(encoder).detach()[ids].float().clone()
+        return found
+
+    def table_scale(self) -> dict[str, float]:
+        """Standard deviation of the numbers in each embedding table, over every 16th row."""
+        tables = {key: text.table(encoder).detach() for key, encoder in text.encoders(self.clip).items()}
+        return {key: max(float(rows[::16].float().std()), 1e-6) for key, rows in tables.items()}
+
+    def encode(self, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]]) -> Context:
+        """Encode prompts with vectors in them; see DiffusionModel."""
+        context = text.encode(self.clip, prompts, embedded)
+        pooled = None if context.pooled is None else context.pooled.to(self.device)
+        return Context(context.tokens.to(self.device), pooled)
+
+    def encode_images(self, images: Tensor, seed: int) -> Tensor:
+        """Latents in the model's scale, by the host's VAE; its own noise is seeded, the global generator untouched."""
+        devices = [self.device.index or 0] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.inference_mode():
+            torch.manual_seed(seed)
+            encoded = self.vae.encode(images.movedim(1, -1))
+            latents = self._base.process_latent_in(encoded)
+        return latents.clone()
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """Noise level [B] at integer timesteps [B]."""
+        return self._base.model_sampling.sigmas.to(timestep.device)[timestep]
+
+    def denoise(self, noisy: Tensor, sigma: Tensor, context: Context) -> Tensor:
+        """Clean latents by the host's own apply_model, through an attention that has a backward."""
+        options = {**self.patcher.model_options.get("transformer_options", {})}
+        options["optimized_attention_override"] = _differentiable_attention
+        extra = {}
+        if self._base.adm_channels > 0:
+            extra["y"] = self._base.encode_adm(
+                device=noisy.device, pooled_output=context.pooled, width=self._size, height=self._size
+            )
+        return self._base.apply_model(
+            noisy, sigma, c_crossattn=context.tokens, transformer_options=options, **extra
+        )
+
+    def output_scale(self, sigma: Tensor) -> Tensor:
+        """How strongly the raw output enters the denoised latent: read off the host's own formula."""
+        one = torch.ones(len(sigma), 1, 1, 1, device=sigma.device)
+        sampling = self._base.model_sampling
+        zero = torch.zeros_like(one)
+        change = sampling.calculate_denoised(sigma, one, zero) - sampling.calculate_denoised(sigma, zero, zero)
+        return change.abs().flatten()
+
+
+def check_model(model: Any) -> None:
+    """Raise AttractorError for a MODEL without cross-attention to a text, such as Flux or SD3."""
+    unet = getattr(model.model, "diffusion_model", None)
+    names = [name for name, _ in unet.named_modules()] if unet is not None else []
+    if not any(name.endswith("attn2") for name in names):
+        kind = type(model.model).__name__
+        raise AttractorError(
+            f"This MODEL ({kind}) has no cross-attention to the prompt, so a concept cannot be learnt for it: connect "
+            "an SD1.x, SD2.x or SDXL checkpoint."
+        )
+
+
+def prediction_type(model: Any) -> str:
+    """What the model predicts: "eps", "v", or the host's own name for it."""
+    kind = model.model.model_type.name
+    return {"EPS": "eps", "V_PREDICTION": "v"}.get(kind, kind.lower())
+
+
+def _differentiable_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:
+    return attention_pytorch(*args, **kwargs)
+
+
+def _fingerprint(module: torch.nn.Module) -> str:
+    """Hash over names, shapes and sampled numbers of all weights: fast, and the same on every machine."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,56 @@
+"""Telling the page how training goes: progress bar, live loss, a curve or a preview picture, and Cancel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+from PIL import Image
+
+from ...training.concept import Concept
+from ...training.loop import History
+
+_SECONDS_BETWEEN_TEXTS = 0.25
+
+
+class HostWatcher:
+    """Shows every step in the node that trains, and raises the host's own interruption when the user cancels."""
+
+    def __init__(
+        self, node_id: str | None, curve: Callable[[History], Image.Image], sample: Callable[[Concept], Image.Image]
+    ):
+        self._node_id, self._curve, self._sample = node_id, curve, sample
+        self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
+        self._picture: Any = None
+        self._last_text = 0.0
+        self._shows_samples = False
+
+    def step(self, done: int, total: int, value: float, phase: str) -> None:
+        """Move the bar and write the loss."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._bar.update_absolute(done, total, self._picture)
+        self._picture = None
+        if time.monotonic() - self._last_text > _SECONDS_BETWEEN_TEXTS or done == total:
+            self._last_text = time.monotonic()
+            _send_text(f"{phase}: step {done} of {total}, loss {value:.4f}", self._node_id)
+
+    def measured(self, history: History) -> None:
+        """Show the curve with the next step, unless previews are shown."""
+        if not self._shows_samples:
+            self._picture = ("JPEG", self._curve(history), 512)
+
+    def preview(self, done: int, concept: Concept) -> None:
+        """Show a picture of the concept as it is now."""
+        self._shows_samples = True
+        self._picture = ("JPEG", self._sample(concept), 512)
+
+
+def _send_text(message: str, node_id: str | None) -> None:
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None and hasattr(server, "send_progress_text"):
+        server.send_progress_text(message, node_id)

@@ -1,0 +1,76 @@
+"""Scores on photos that training never saw."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+from comfy_api.latest import io
+
+from ..metrics.charts import score_chart
+from ..metrics.encoders import EFFICIENTNET, available, load_encoder
+from ..metrics.generations import from_picture
+from ..metrics.page import write_report
+from ..metrics.scores import score
+from ..training.concept import check_name
+from .host import folders
+from .host.vision import HostVision, on_device
+from .types import CATEGORY, GenerationsType, ReportType, SubjectSetType, to_host
+
+_NONE = "none"
+
+
+class Score(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        encoders = available(folders.model_folders())
+        return io.Schema(
+            node_id="Attractor_Score",
+            display_name="Score Concept",
+            category=CATEGORY,
+            description="Similarity to held-out photos between floor and ceiling, with the train photos beside it, the "
+            "memorisation gap, and how well the prompt is followed. Refuses held-out photos that were trained on.",
+            is_output_node=True,
+            inputs=[
+                GenerationsType.Input("generations", tooltip="Pictures of the concept."),
+                SubjectSetType.Input("train_set"),
+                SubjectSetType.Input("held_out_set"),
+                io.Combo.Input(
+                    "image_encoder", options=[*encoders, _NONE], default=EFFICIENTNET,
+                    tooltip="Compares pictures with photos. Others appear when they lie in models/attractor.",
+                ),
+                io.Combo.Input(
+                    "text_encoder", options=[_NONE, *encoders], default=_NONE,
+                    tooltip="A CLIP from models/attractor, to score how well pictures follow their prompts.",
+                ),
+                io.String.Input(
+                    "report_name", default="", tooltip="Writes output/attractor/<name>/report.html; empty writes none."
+                ),
+                GenerationsType.Input(
+                    "base_generations", optional=True,
+                    tooltip="The same prompts and seeds without the concept: gives floor and memorisation gap.",
+                ),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip="One more image encoder, from the host."),
+            ],
+            outputs=[
+                ReportType.Output("report", display_name="report"),
+                io.Image.Output("chart", display_name="chart"),
+                io.String.Output("text", display_name="text"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, generations, train_set, held_out_set, image_encoder, text_encoder, report_name,
+        base_generations=None, clip_vision=None,
+    ):  # fmt: skip
+        folder = folders.report_folder(check_name(report_name.strip())) if report_name.strip() else None
+        names = dict.fromkeys(name for name in (image_encoder, text_encoder) if name != _NONE)
+        loaded = [load_encoder(name, folders.model_folders()) for name in names]
+        with on_device(loaded) if loaded else nullcontext():
+            encoders = [*loaded, *([HostVision(clip_vision)] if clip_vision is not None else [])]
+            report = score(generations, base_generations, train_set, held_out_set, encoders)
+        text = report.text
+        if folder is not None:
+            _, page = write_report(report, folder)
+            text += f"\npage: {page}"
+        return io.NodeOutput(report, to_host(from_picture(score_chart(report))[None]), text, ui={"text": (text,)})

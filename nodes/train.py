@@ -1,0 +1,116 @@
+"""Training a concept on the host's loaded models."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from comfy_api.latest import io
+
+from ..attractor.prompts import SUBJECT
+from ..metrics.charts import loss_curve
+from ..metrics.generations import from_picture, to_picture
+from ..training.loop import train
+from ..training.settings import BACKGROUND_SCOPES, TrainSettings
+from .host.model import HostModel
+from .host.progress import HostWatcher
+from .host.sampling import SamplerSettings, sample_grid
+from .types import CATEGORY, ConceptType, SubjectSetType, to_host
+
+_DEFAULT = TrainSettings()
+
+
+class Train(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Attractor_Train",
+            display_name="Train Concept",
+            category=CATEGORY,
+            description="Learn an embedding of the subject on the loaded models (Textual Inversion with a background "
+            "attractor). The models are left exactly as they were.",
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                SubjectSetType.Input("train_set", tooltip="The photos to learn from; with masks, if they have any."),
+                io.Int.Input("steps", default=_DEFAULT.steps, min=1, max=100000, tooltip="Steps for the subject."),
+                io.Int.Input("batch_size", default=_DEFAULT.batch_size, min=1, max=256, tooltip="Views a step."),
+                io.Float.Input(
+                    "learning_rate", default=_DEFAULT.learning_rate, min=1e-7, max=10, step=1e-4, round=1e-7,
+                    tooltip="As published for SD1.5 (0.005); it is rescaled to the text encoder at hand.",
+                ),
+                io.Int.Input(
+                    "vectors", default=_DEFAULT.vectors, min=1, max=32,
+                    tooltip="Vectors of the subject: more hold more detail and take more of the prompt's 75 tokens.",
+                ),
+                io.Int.Input(
+                    "resolution", default=_DEFAULT.resolution, min=64, max=2048, step=64,
+                    tooltip="Side of the training views in pixels: 512 for SD1.5, 1024 for SDXL, 64 for the demo.",
+                ),
+                io.Float.Input(
+                    "strength", default=_DEFAULT.strength, min=0, max=1, step=0.05,
+                    tooltip="Attractor strength: how far pixels outside the mask are kept out of the subject's loss. "
+                    "0 is plain training, 1 the mask alone.",
+                ),
+                io.Combo.Input(
+                    "background_scope", options=list(BACKGROUND_SCOPES), default=_DEFAULT.background_scope,
+                    tooltip="Background tokens, which soak up the background and are dropped afterwards: one set for "
+                    "all photos of a shoot, one for each photo, or none.",
+                ),
+                io.Int.Input(
+                    "background_vectors", default=_DEFAULT.background_vectors, min=1, max=32,
+                    tooltip="Tokens in each set of background tokens.",
+                ),
+                io.Int.Input(
+                    "background_steps", default=_DEFAULT.background_steps, min=0, max=100000,
+                    tooltip="At most so many steps for the background alone, first; it ends earlier once explained. "
+                    "0 trains both together.",
+                ),
+                io.Float.Input(
+                    "zoom", default=_DEFAULT.zoom, min=1, max=4, step=0.05, tooltip="Largest random magnification."
+                ),
+                io.Boolean.Input(
+                    "flip", default=_DEFAULT.flip, tooltip="Mirror half of the views; not for a subject with writing."
+                ),
+                io.Int.Input("views", default=_DEFAULT.views, min=1, max=256, tooltip="Views made of each photo."),
+                io.Int.Input(
+                    "training_seed", default=_DEFAULT.seed, min=0, max=2**31 - 1,
+                    tooltip="Of everything random in training: the same graph gives the same embedding.",
+                ),
+                io.Int.Input(
+                    "preview_every", default=0, min=0, max=100000,
+                    tooltip="Steps between previews painted with the concept so far; 0 shows the loss curve instead.",
+                ),
+                io.String.Input(
+                    "preview_prompt", default=f"a photo of a {SUBJECT}", tooltip="Prompt of the previews."
+                ),
+                SubjectSetType.Input(
+                    "held_out_set", optional=True, tooltip="Photos to stop by: the step that is best on them is kept."
+                ),
+            ],
+            outputs=[
+                ConceptType.Output("concept", display_name="concept"),
+                io.Image.Output("curve", display_name="loss curve"),
+                io.String.Output("run_card", display_name="run card"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, train_set, preview_every, preview_prompt, training_seed, held_out_set=None, **chosen
+    ):
+        settings = TrainSettings(**chosen, seed=training_seed)
+        side = settings.resolution
+
+        def sample(concept):
+            sampler = SamplerSettings(steps=12, cfg=5.0, width=side, height=side)
+            with torch.inference_mode():
+                grid = sample_grid(model, clip, vae, concept, "", [preview_prompt], [settings.seed], sampler, 1)
+            return to_picture(grid.images[0])
+
+        watcher = HostWatcher(cls.hidden.unique_id, loss_curve, sample)
+        concept, history = train(HostModel(model, clip, vae), train_set, settings, held_out_set, watcher, preview_every)
+        curve = to_host(from_picture(loss_curve(history))[None])
+        return io.NodeOutput(concept, curve, json.dumps(concept.run_card, indent=2))

@@ -1,0 +1,1 @@
+"""Setting up a host for development, the demo and the benchmarks."""

@@ -1,0 +1,1 @@
+"""Photos to latents, the training loop, and concept files."""

@@ -1,0 +1,180 @@
+"""A concept, what training gives back, and its file, which ComfyUI, A1111 and diffusers read as an embedding."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..attractor.errors import AttractorError
+from .model import Embedding
+
+_BY_WIDTH = {768: "l", 1024: "h", 1280: "g"}
+_SDXL = {"l": "clip_l", "g": "clip_g"}
+_METADATA_KEY = "attractor"
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(1, 10))}
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A learnt subject. vectors: text-encoder key to [n, D]; class_word: what it is; run_card: how it was made."""
+
+    vectors: Embedding
+    class_word: str
+    run_card: dict = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the vectors."""
+        digest = hashlib.sha256()
+        for key in sorted(self.vectors):
+            digest.update(key.encode() + self.vectors[key].contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def check_widths(self, widths: dict[str, int], where: str) -> None:
+        """Raise AttractorError unless the vectors fit text encoders of these widths."""
+        mine = {key: value.shape[-1] for key, value in self.vectors.items()}
+        if mine != widths:
+            raise AttractorError(
+                f"This concept has vectors of width {_widths(mine)}, but {where} takes {_widths(widths)}: it was "
+                "trained for another base model. Load the checkpoint that it was trained on."
+            )
+
+
+def check_name(name: str) -> str:
+    """A concept's name, usable as a file name and as `embedding:name` in a prompt. Raises AttractorError."""
+    name = name.removesuffix(".safetensors")
+    if not name:
+        raise AttractorError("name is empty: give the concept a name, such as 'my-dog'.")
+    if not re.fullmatch(r"[\w][\w.\-]*", name) or name.endswith("."):
+        raise AttractorError(
+            f"name {name!r} cannot be used: letters of any script, digits, '-', '_' and '.' are allowed, no folders, "
+            "no spaces and no commas, for the name is typed into prompts as embedding:name."
+        )
+    if name.split(".")[0].upper() in _RESERVED or len(name.encode()) > 200:
+        raise AttractorError(f"name {name!r} cannot be a file name on every system. Choose another.")
+    return name
+
+
+def save_concept(concept: Concept, folder: Path, name: str, when_exists: str = "refuse") -> Path:
+    """Write folder/name.safetensors; gives the path.
+
+    when_exists: "refuse" (unless the file holds these very vectors), "number" (name-2, name-3, ...) or "overwrite".
+    The file is written beside its place and renamed, so that no half-written file is ever seen.
+    """
+    name = check_name(name)
+    path = folder / f"{name}.safetensors"
+    if path.exists() and when_exists != "overwrite":
+        if when_exists == "number":
+            path = next(p for n in range(2, 10**6) if not (p := folder / f"{name}-{n}.safetensors").exists())
+        elif _holds(path, concept):
+            return path
+        else:
+            raise AttractorError(
+                f"{path.name}: a concept of this name exists in {folder} and holds something else. Choose another "
+                "name, or set when_exists to 'number' or 'overwrite'. The trained concept is not lost: change the "
+                "setting and queue again."
+            )
+    keys = {key: _SDXL.get(key, path.stem) for key in concept.vectors} if len(concept.vectors) > 1 else None
+    tensors = {keys[k] if keys else path.stem: v.float().contiguous() for k, v in concept.vectors.items()}
+    card = {**concept.run_card, "class_word": concept.class_word, "encoders": _shape_card(concept.vectors)}
+    data = save(tensors, metadata={_METADATA_KEY: json.dumps(card, sort_keys=True)})
+    write_beside(path, lambda file: file.write_bytes(data))
+    return path
+
+
+def load_concept(path: Path) -> Concept:
+    """Read a concept file, or any Textual Inversion file in safetensors. Raises AttractorError, naming the file."""
+    if path.suffix.lower() != ".safetensors":
+        raise AttractorError(
+            f"{path.name}: only .safetensors files are loaded; .pt, .bin and other pickles can run code when opened. "
+            "Convert it to safetensors with a tool that you trust."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except FileNotFoundError as error:
+        raise AttractorError(f"{path.name}: no such concept file in {path.parent}.") from error
+    except (SafetensorError, OSError, struct.error, ValueError) as error:
+        raise AttractorError(
+            f"{path.name}: not a usable safetensors file; it is cut short, damaged or a pickle ({error}). "
+            "Copy it again."
+        ) from error
+    try:
+        card = json.loads(metadata.get(_METADATA_KEY, "{}"))
+    except json.JSONDecodeError:
+        card = {}
+    vectors = _read_vectors(tensors, card, path.name)
+    return Concept(vectors, str(card.get("class_word", "")), card)
+
+
+def write_beside(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file through a temporary one beside it, then rename. Raises AttractorError when it cannot be."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=path.suffix + ".part", dir=path.parent)
+        os.close(handle)
+        write(Path(temporary))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise AttractorError(
+            f"{path}: cannot be written ({error.strerror or error}). Check the folder's permissions and free space."
+        ) from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _read_vectors(tensors: dict[str, Tensor], card: dict, name: str) -> Embedding:
+    if set(tensors) == set(_SDXL.values()):
+        vectors = {key: tensors[stored] for key, stored in _SDXL.items()}
+    elif len(tensors) == 1:
+        tensor = next(iter(tensors.values()))
+        keys = list(card.get("encoders", {}))
+        vectors = {keys[0] if len(keys) == 1 else _BY_WIDTH.get(tensor.shape[-1], "l"): tensor}
+    else:
+        raise AttractorError(
+            f"{name}: not a concept or embedding file; it holds {', '.join(sorted(tensors)[:4]) or 'nothing'}"
+            f"{' and more' if len(tensors) > 4 else ''}. One tensor [n, width], or clip_l and clip_g, are expected."
+        )
+    for key, tensor in vectors.items():
+        if tensor.ndim == 1:
+            vectors[key] = tensor = tensor[None]
+        if tensor.ndim != 2 or not tensor.is_floating_point() or not 1 <= len(tensor) <= 75:
+            raise AttractorError(
+                f"{name}: holds a tensor of shape {tuple(tensor.shape)}, not vectors [n, width] with n up to 75: "
+                "it is no embedding file."
+            )
+        if not torch.isfinite(tensor).all():
+            raise AttractorError(f"{name}: its vectors have NaN or infinite values. Train the concept again.")
+        vectors[key] = tensor.float()
+    return vectors
+
+
+def _holds(path: Path, concept: Concept) -> bool:
+    try:
+        return load_concept(path).sha256 == concept.sha256
+    except AttractorError:
+        return False
+
+
+def _shape_card(vectors: Embedding) -> dict[str, list[int]]:
+    return {key: list(value.shape) for key, value in vectors.items()}
+
+
+def _widths(widths: dict[str, int]) -> str:
+    return ", ".join(f"{width} ({key})" for key, width in sorted(widths.items()))

@@ -1,0 +1,87 @@
+"""One training step's loss: views, noise, timesteps, prompts with subject and background in them, and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..attractor.loss import weighted_error
+from ..attractor.masks import pixel_weight
+from ..attractor.prompts import BACKGROUND, SUBJECT, templates
+from .model import Context, DiffusionModel, Embedding
+from .views import Views
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is random in a step: view indices [B], timesteps [B], noise [B, C, h, w], and which template."""
+
+    index: Tensor
+    timestep: Tensor
+    noise: Tensor
+    template: int
+
+
+def draw(model: DiffusionModel, views: Views, batch_size: int, generator: torch.Generator) -> Draw:
+    """Draw a step from a CPU generator, so that every device gets the same numbers."""
+    index = torch.randint(len(views.latents), (batch_size,), generator=generator)
+    timestep = torch.randint(model.timesteps, (batch_size,), generator=generator)
+    noise = torch.randn(batch_size, *views.latents.shape[1:], generator=generator)
+    template = int(torch.randint(len(templates(False)), (1,), generator=generator))
+    return Draw(index.to(model.device), timestep.to(model.device), noise.to(model.device), template)
+
+
+def fixed_draws(model: DiffusionModel, views: Views, count: int, batch_size: int, seed: int) -> list[Draw]:
+    """Draws for measuring: every view in turn, timesteps spread evenly over the schedule, one fixed noise.
+
+    With the noise and timesteps fixed a loss that falls has fallen (DVAR, Voronov et al., arXiv 2302.04841).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draws = []
+    for start in range(0, count, batch_size):
+        rows = torch.arange(start, min(start + batch_size, count))
+        timestep = ((rows + 0.5) / count * model.timesteps).long()
+        noise = torch.randn(len(rows), *views.latents.shape[1:], generator=generator)
+        draws.append(
+            Draw((rows % len(views.latents)).to(model.device), timestep.to(model.device), noise.to(model.device), 0)
+        )
+    return draws
+
+
+def loss(
+    model: DiffusionModel, views: Views, step: Draw, subject: Embedding, backgrounds: Sequence[Embedding],
+    strength: float, part: str,
+) -> Tensor:  # fmt: skip
+    """Mean weighted error of a step.
+
+    backgrounds: none, one shared by all photos, or one for each photo. part: "subject" weighs pixels by
+    m + (1 - s)(1 - m), "background" by 1 - m, "all" equally.
+    """
+    latents, masks, photo = views.latents[step.index], views.masks[step.index], views.photo[step.index]
+    sigma = model.sigma(step.timestep)
+    noisy = latents + sigma.view(-1, 1, 1, 1) * step.noise
+    context = _context(model, step, photo, subject, backgrounds)
+    denoised = model.denoise(noisy, sigma, context)
+    weight = {
+        "subject": lambda: pixel_weight(masks, strength),
+        "background": lambda: 1 - masks,
+        "all": lambda: torch.ones_like(masks),
+    }[part]()
+    return weighted_error(denoised, latents, model.output_scale(sigma), weight).mean()
+
+
+def _context(
+    model: DiffusionModel, step: Draw, photo: Tensor, subject: Embedding, backgrounds: Sequence[Embedding]
+) -> Context:
+    """Encode each distinct prompt once and give it to the samples that it belongs to."""
+    prompt = templates(bool(backgrounds))[step.template]
+    if len(backgrounds) <= 1:
+        embedded = [{SUBJECT: subject, **({BACKGROUND: backgrounds[0]} if backgrounds else {})}]
+        which = torch.zeros_like(photo)
+    else:
+        used, which = torch.unique(photo, return_inverse=True)
+        embedded = [{SUBJECT: subject, BACKGROUND: backgrounds[int(i)]} for i in used]
+    return model.encode([prompt] * len(embedded), embedded).select(which)

@@ -1,0 +1,207 @@
+"""Reading the photos of one subject into a subject set, whatever format, size and orientation they have."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps, ImageSequence
+from scipy.fft import dctn
+from torch import Tensor
+
+from ..attractor.errors import AttractorError
+
+if TYPE_CHECKING:
+    from ..metrics.splits import Certificate
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+MAX_SIDE = 16384  # pixels of a file that is read at all
+STORED_SIDE = 2048  # pixels of the longer side that is kept
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo of the subject.
+
+    name: file name without its folder. pixels: [3, H, W] float32 in [0, 1], sRGB, upright.
+    sha256: of the file, or of the 8-bit pixels where the photo came as a tensor. phash: 64-bit DCT hash.
+    mask: attractor mask [H, W] in [0, 1], 1 = subject, or None. verdict: what was found about the mask.
+    """
+
+    name: str
+    pixels: Tensor
+    sha256: str
+    phash: int
+    mask: Tensor | None = None
+    verdict: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.pixels.shape[-1], self.pixels.shape[-2]
+
+
+@dataclass(frozen=True)
+class SubjectSet:
+    """The photos of one subject, the class word that names its kind, and, after a split, the certificate."""
+
+    photos: tuple[Photo, ...]
+    class_word: str
+    role: str = "all"  # all, train or held-out
+    certificate: Certificate | None = None
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    @property
+    def names(self) -> list[str]:
+        """File names in order."""
+        return [photo.name for photo in self.photos]
+
+    @property
+    def has_masks(self) -> bool:
+        """True when every photo has an attractor mask."""
+        return all(photo.mask is not None for photo in self.photos)
+
+    def with_photos(self, photos: Iterable[Photo], **changes) -> SubjectSet:
+        """The same set with other photos (or the same photos with masks)."""
+        return replace(self, photos=tuple(photos), **changes)
+
+
+def perceptual_hash(pixels: Tensor) -> int:
+    """64-bit DCT hash (pHash) of an image [3, H, W] in [0, 1].
+
+    Signs of the 8 x 8 lowest frequencies of the 32 x 32 grey thumbnail against their median, after Zauner,
+    "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010.
+    """
+    grey = pixels.mean(0, keepdim=True)[None]
+    small = torch.nn.functional.interpolate(grey, (32, 32), mode="area")[0, 0].double().numpy()
+    low = np.asarray(dctn(small, norm="ortho"))[:8, :8].ravel()
+    bits = low > np.median(low[1:])
+    return int("".join("1" if bit else "0" for bit in bits), 2)
+
+
+def photo_from_tensor(image: Tensor, name: str) -> Photo:
+    """A photo from a tensor [H, W, C] in [0, 1] with 1, 3 or 4 channels; alpha becomes the mask.
+
+    Raises AttractorError when it is not such an image.
+    """
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or min(image.shape[:2]) < 8:
+        raise AttractorError(
+            f"{name}: an image of shape {tuple(image.shape)} came in where [height, width, 3] of at least 8 x 8 "
+            "pixels is needed. Connect an IMAGE."
+        )
+    image = image.detach().to("cpu", torch.float32, copy=True)
+    if not torch.isfinite(image).all():
+        raise AttractorError(f"{name}: the image has NaN or infinite pixels. Check the node it comes from.")
+    eight_bit = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    return _photo(eight_bit.numpy(), name, hashlib.sha256(eight_bit.numpy().tobytes()).hexdigest())
+
+
+def read_photo(path: Path) -> Photo:
+    """Read one photo file: first frame, upright, sRGB, alpha kept as its mask, at most 2048 pixels a side.
+
+    Raises AttractorError, naming the file, when it is empty, cut short, no image or too large.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise AttractorError(f"{path.name}: cannot be read ({error.strerror}). Check the file.") from error
+    if not data:
+        raise AttractorError(f"{path.name}: the file is empty (0 bytes). Copy it again or remove it.")
+    _register_heif()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if max(image.size) > MAX_SIDE:
+                raise AttractorError(
+                    f"{path.name}: {image.width} x {image.height} pixels; at most {MAX_SIDE} a side are read. "
+                    "Scale it down."
+                )
+            pixels = _to_eight_bit(image)
+    except AttractorError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise AttractorError(f"{path.name}: too many pixels to read safely ({error}). Scale it down.") from error
+    except Image.UnidentifiedImageError as error:
+        raise AttractorError(f"{path.name}: not an image that can be read, whatever its name says. "
+                             "Convert it to PNG or JPEG, or remove it.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise AttractorError(f"{path.name}: the image is damaged or cut short ({error}). "
+                             "Copy it again or remove it.") from error
+    return _photo(pixels, path.name, hashlib.sha256(data).hexdigest())
+
+
+def read_folder(folder: Path, class_word: str) -> SubjectSet:
+    """Read all photos of a folder, in the order of their names; other files are left alone.
+
+    Raises AttractorError when the folder is missing, empty, or one of its photos cannot be read.
+    """
+    if not folder.is_dir():
+        raise AttractorError(f"{folder}: no such folder. Give a folder that holds photos of one subject.")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise AttractorError(f"{folder}: no photos in this folder ({', '.join(s[1:] for s in SUFFIXES)} are read).")
+    return subject_set([read_photo(path) for path in files], class_word)
+
+
+def subject_set(photos: Sequence[Photo], class_word: str) -> SubjectSet:
+    """A subject set of these photos under a class word such as "dog". Raises AttractorError for an empty word."""
+    word = " ".join(class_word.split())
+    if not word:
+        raise AttractorError("class_word is empty: say in a word or two what the subject is, such as 'dog'.")
+    return SubjectSet(tuple(photos), word)
+
+
+def _photo(array: np.ndarray, name: str, sha256: str) -> Photo:
+    tensor = torch.from_numpy(np.ascontiguousarray(array)).float().div(255).permute(2, 0, 1)
+    mask = None
+    if tensor.shape[0] == 4:
+        alpha = tensor[3]
+        tensor = tensor[:3] * alpha + (1 - alpha)  # over white, as a viewer would show it
+        mask = alpha.clone() if float(alpha.min()) < 0.5 else None
+    pixels = tensor.expand(3, -1, -1).contiguous()
+    return Photo(name, pixels, sha256, perceptual_hash(pixels), mask)
+
+
+def _to_eight_bit(image: Image.Image) -> np.ndarray:
+    """First frame of an opened image as uint8 [H, W, 3 or 4]."""
+    frame = next(iter(ImageSequence.Iterator(image)))
+    frame = ImageOps.exif_transpose(frame)
+    profile = frame.info.get("icc_profile")
+    if frame.mode.startswith("I;16") or frame.mode in ("I", "F"):
+        values = np.asarray(frame, dtype=np.float32)
+        top = 255.0 if values.max() <= 255 else 65535.0
+        if frame.mode == "F" and values.max() <= 1:
+            top = 1.0
+        frame = Image.fromarray((np.clip(values / top, 0, 1) * 255).round().astype(np.uint8))
+    elif "A" in frame.getbands() or "transparency" in frame.info:
+        frame = frame.convert("RGBA")
+    elif profile and frame.mode in ("CMYK", "RGB"):
+        frame = _to_srgb(frame, profile)
+    if frame.mode not in ("RGB", "RGBA"):
+        frame = frame.convert("RGB")
+    frame.thumbnail((STORED_SIDE, STORED_SIDE), Image.Resampling.LANCZOS)
+    return np.array(frame)
+
+
+def _to_srgb(frame: Image.Image, profile: bytes) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(frame, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except ImageCms.PyCMSError:
+        return frame.convert("RGB")
+    return converted if converted is not None else frame
+
+
+def _register_heif() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()

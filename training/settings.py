@@ -1,0 +1,56 @@
+"""What a user can set about training; a node's inputs are these fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ..attractor.errors import AttractorError
+
+BACKGROUND_SCOPES = ("shared", "per photo", "none")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of one training run, written to the run card as they are.
+
+    steps: optimiser steps of the subject. batch_size: views a step. learning_rate: AdamW's, for embeddings of
+    SD1.5's scale; it is rescaled to the text encoder's own embedding table. vectors: number n of the subject's
+    vectors. resolution: side in pixels of the training views. strength: attractor strength in [0, 1].
+    background_scope: one set of background tokens for all photos, one for each photo, or none.
+    background_vectors: number of background tokens in a set. background_steps: at most so many steps for the
+    background alone, first; it ends earlier when the tokens explain it. zoom: largest random magnification of a view.
+    flip: mirror half of the views. views: views of a photo that are encoded. seed: of everything random.
+    """
+
+    steps: int = 400
+    batch_size: int = 4
+    learning_rate: float = 5e-3
+    vectors: int = 4
+    resolution: int = 512
+    strength: float = 1.0
+    background_scope: str = "shared"
+    background_vectors: int = 2
+    background_steps: int = 200
+    zoom: float = 1.3
+    flip: bool = False
+    views: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise AttractorError, naming the input, for a value that cannot be."""
+        for name, low, high in (
+            ("steps", 1, 100_000), ("batch_size", 1, 256), ("vectors", 1, 32), ("background_vectors", 1, 32),
+            ("background_steps", 0, 100_000), ("views", 1, 256), ("resolution", 64, 2048),
+            ("learning_rate", 1e-7, 10), ("strength", 0, 1), ("zoom", 1, 4),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise AttractorError(f"{name} is {value:g}: it lies between {low:g} and {high:g}.")
+        if self.resolution % 64:
+            raise AttractorError(f"resolution is {self.resolution}: take a multiple of 64, such as 512.")
+        if self.background_scope not in BACKGROUND_SCOPES:
+            raise AttractorError(f"background_scope is {self.background_scope!r}: one of {BACKGROUND_SCOPES}.")
+
+    def card(self) -> dict:
+        """The fields as a plain dict."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,0 +1,80 @@
+"""Photos to latents: seeded views of each photo, with the mask carried along, encoded once before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..attractor.masks import to_latent_grid
+from .model import DiffusionModel
+from .photos import Photo, SubjectSet
+
+
+@dataclass(frozen=True)
+class Views:
+    """Encoded views of a set: latents [V, C, h, w], masks [V, 1, h, w] in [0, 1], photo index [V]."""
+
+    latents: Tensor
+    masks: Tensor
+    photo: Tensor
+
+
+def make_views(
+    model: DiffusionModel, subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int
+) -> Views:
+    """Encode `per_photo` square views of each photo; the first is the plain centre view.
+
+    resolution: side in pixels. zoom: largest random magnification (1 = none). flip: mirror half of the views.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images, masks, index = [], [], []
+    for i, photo in enumerate(subject.photos):
+        for k in range(per_photo):
+            image, mask = view(photo, resolution, zoom if k else 1.0, flip and k % 2 == 1, generator)
+            images.append(image)
+            masks.append(mask)
+            index.append(i)
+    latents = []
+    for start in range(0, len(images), 8):
+        latents.append(model.encode_images(torch.stack(images[start : start + 8]), seed + start).float().cpu())
+    encoded = torch.cat(latents)
+    grid = to_latent_grid(torch.stack(masks), encoded.shape[-2], encoded.shape[-1])
+    return Views(encoded.to(model.device), grid.to(model.device), torch.tensor(index, device=model.device))
+
+
+def view(
+    photo: Photo, resolution: int, zoom: float, flip: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """One square view [3, R, R] of a photo and its mask [R, R] (all ones where the photo has none).
+
+    The window is as large as the photo's shorter side allows, up to `zoom` times smaller, and placed at random
+    where it keeps as much of the subject as fits.
+    """
+    width, height = photo.size
+    draw = torch.rand(3, generator=generator)
+    side = max(8, round(min(width, height) / (1 + (zoom - 1) * float(draw[0]))))
+    mask = torch.ones(height, width) if photo.mask is None else photo.mask
+    left = _place(mask.amax(0), side, width, float(draw[1]) if zoom > 1 else 0.5)
+    top = _place(mask.amax(1), side, height, float(draw[2]) if zoom > 1 else 0.5)
+    stack = torch.cat([photo.pixels, mask[None]])[None, :, top : top + side, left : left + side]
+    stack = F.interpolate(stack, (resolution, resolution), mode="bilinear", antialias=True)[0].clamp(0, 1)
+    if flip:
+        stack = stack.flip(-1)
+    return stack[:3].contiguous(), stack[3].contiguous()
+
+
+def _place(profile: Tensor, side: int, length: int, draw: float) -> int:
+    """Start of a window of `side` in `length`, anywhere that keeps the subject inside if it fits."""
+    room = length - side
+    if room <= 0:
+        return 0
+    inside = torch.nonzero(profile > 0.5).flatten()
+    first, last = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, length)
+    if last - first >= side:  # the subject is larger than the window: stay within it
+        low, high = first, last - side
+    else:
+        low, high = max(0, last - side), min(room, first)
+    return round(low + (high - low) * draw)
