@@ -48,7 +48,7 @@ def check_mask(mask: Tensor, size: tuple[int, int], name: str) -> Tensor:
     """
     mask = mask.detach().to("cpu", torch.float32, copy=True).squeeze()
     if mask.ndim != 2:
-        raise AttractorError(f"{name}: a mask of shape {tuple(mask.shape)} came in where one [height, width] is needed.")
+        raise AttractorError(f"{name}: a mask of shape {tuple(mask.shape)} came in; one [height, width] is needed.")
     if not torch.isfinite(mask).all():
         raise AttractorError(f"{name}: its mask has NaN or infinite values. Check the node that the mask comes from.")
     width, height = size
@@ -68,7 +68,7 @@ def refine(mask: Tensor, how: Refinement) -> Tensor:
     array = mask.numpy()
     unit = max(array.shape) / 1000
     if how.fill_holes:
-        array = np.maximum(array, binary_fill_holes(array > 0.5) * 1.0)
+        array = np.maximum(array, np.asarray(binary_fill_holes(array > 0.5), dtype=np.float32))
     radius = round(abs(how.grow) * unit)
     if radius:
         change = grey_dilation if how.grow > 0 else grey_erosion
@@ -91,8 +91,9 @@ def verdict(mask: Tensor) -> str:
     border = torch.cat([inside[0], inside[-1], inside[:, 0], inside[:, -1]]).float().mean()
     if border > 0.25:
         return "touches the border"
-    labels, _ = label(inside.numpy())
-    sizes = np.sort(np.bincount(np.asarray(labels).ravel())[1:])[::-1]
+    labels = np.zeros(inside.shape, dtype=np.int32)
+    label(inside.numpy(), output=labels)
+    sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
     if len(sizes) > 1 and sizes[1] > 0.4 * sizes[0]:
         return "several objects"
     if float(((mask - 0.5).abs() < 0.25).float().mean()) > 0.15:

@@ -31,8 +31,10 @@ def loss_curve(history: History) -> Image.Image:
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, label=f"{label} (fixed noise)")
     if history.best_step:
-        axes.axvline(history.best_step, color=_HELD_OUT if history.held_out else _QUIET, linewidth=1, linestyle="--")
-        axes.annotate(f" kept: {history.best_step}", (history.best_step, 1), xycoords=("data", "axes fraction"), va="top")
+        colour = _HELD_OUT if history.held_out else _QUIET
+        axes.axvline(history.best_step, color=colour, linewidth=1, linestyle="--")
+        place = (history.best_step, 1)
+        axes.annotate(f" kept: {history.best_step}", place, xycoords=("data", "axes fraction"), va="top")
     axes.set_xlabel("step (before 0: background alone)" if background else "step")
     axes.set_ylabel("loss")
     if axes.get_legend_handles_labels()[0]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,15 +31,15 @@ class Thresholds:
     """When two photos count as one shot.
 
     side: longer side in pixels at which features are taken. inliers: matches that agree on one map.
-    correlation: of edges and texture where they overlap. overlap: the least part of the smaller frame that overlaps.
-    hash_bits: perceptual-hash distance below which featureless pictures are compared as a whole.
-    whole_correlation: of whole thumbnails, for pictures without features. shoot_inliers, shoot_coverage: agreement
+    correlation: of grey values, and of edges and texture, where they overlap. overlap: the least part of the smaller frame that overlaps.
+    hash_bits: perceptual-hash distance up to which pictures are compared as a whole, too; pictures without
+    features always are. whole_correlation: of whole thumbnails, for that. shoot_inliers, shoot_coverage: agreement
     that is no copy and still shows the same scene.
     """
 
     side: int = 384
     inliers: int = 8
-    correlation: float = 0.7
+    correlation: float = 0.8
     overlap: float = 0.2
     hash_bits: int = 6
     whole_correlation: float = 0.985
@@ -72,7 +72,16 @@ class Features:
 
 
 def extract(photo: Photo, side: int) -> tuple[Features, Features]:
-    """SIFT features of a photo and of its mirror image, at `side` pixels on the longer side."""
+    """SIFT features of a photo and of its mirror image, at `side` pixels on the longer side; the last are kept."""
+    key = (photo.sha256, photo.size, side)
+    if key not in _KEPT:
+        while len(_KEPT) >= _KEPT_PHOTOS:
+            _KEPT.pop(next(iter(_KEPT)))
+        _KEPT[key] = _extract(photo, side)
+    return _KEPT[key]
+
+
+def _extract(photo: Photo, side: int) -> tuple[Features, Features]:
     array = (photo.pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     image = Image.fromarray(array).convert("L")
     scale = side / max(image.size)
@@ -91,6 +100,10 @@ def _features(grey: np.ndarray) -> Features:
         return Features(grey, np.zeros((0, 2)), np.zeros((0, 128), dtype=np.uint8))
     points = np.asarray(sift.keypoints, dtype=np.float64)[:, ::-1]
     return Features(grey, points, np.asarray(sift.descriptors))
+
+
+_KEPT: dict[tuple, tuple[Features, Features]] = {}
+_KEPT_PHOTOS = 64
 
 
 def find_matches(photos: tuple[Photo, ...], limits: Thresholds = Thresholds()) -> list[Match]:
@@ -127,7 +140,8 @@ def _compare(
         kind = "duplicate" if is_copy else "same_shoot" if is_shoot else ""
         match = Match(a.name, b.name, kind, inliers, correlation, overlap, coverage, mirrored, distance)
         best = max(best, match, key=lambda m: (m.kind == "duplicate", m.kind != "", m.inliers))
-    if best.kind != "duplicate" and distance <= limits.hash_bits:
+    featureless = min(len(fa[0].points), len(fb[0].points)) < limits.inliers
+    if best.kind != "duplicate" and (featureless or distance <= limits.hash_bits):
         whole = max(_whole_correlation(fa[m].grey, fb[0].grey) for m in (False, True))
         if whole >= limits.whole_correlation:
             return Match(a.name, b.name, "duplicate", best.inliers, whole, 1.0, 1.0, False, distance)
@@ -150,12 +164,14 @@ def _fit(a: Features, b: Features) -> tuple[int, float, float, float] | None:
     if len(matches) < 4:
         return None
     source, target = a.points[matches[:, 0]], b.points[matches[:, 1]]
+    model: Any
+    inliers: Any
     model, inliers = ransac(
         (source, target), AffineTransform, min_samples=3, residual_threshold=3, max_trials=200, rng=0
     )
     if not model or inliers is None or inliers.sum() < 4 or not _is_plausible(model):
         return None
-    rigid = SimilarityTransform.from_estimate(source[inliers], target[inliers])  # steadier where points lie close
+    rigid: Any = SimilarityTransform.from_estimate(source[inliers], target[inliers])  # steadier where points lie close
     overlays = [_overlay(a.grey, b.grey, fit) for fit in (model, rigid) if fit and _is_plausible(fit)]
     correlation, overlap = max(overlays)
     coverage = max(_hull(source[inliers], a.grey.shape), _hull(target[inliers], b.grey.shape))
@@ -172,16 +188,22 @@ def _is_plausible(model: AffineTransform | SimilarityTransform) -> bool:
 
 
 def _overlay(a: np.ndarray, b: np.ndarray, model: AffineTransform | SimilarityTransform) -> tuple[float, float]:
-    """Correlation of details where b, warped onto a, overlaps it, and the overlap as part of the smaller frame."""
+    """Where b, warped onto a, overlaps it: the correlation, and the overlap as part of the smaller frame.
+
+    The lower of two correlations: of grey values, which differ when one object lies on two backgrounds, and of
+    details, which differ when two drawings lie on one flat background.
+    """
     from skimage.transform import warp
 
-    warped = warp(_details(b), model, output_shape=a.shape, cval=np.nan, order=1)
-    valid = binary_erosion(np.isfinite(warped), iterations=_MARGIN)  # frame edges and added borders do not count
+    warped: Any = warp(b, model, output_shape=a.shape, cval=np.nan, order=1)
+    details: Any = warp(_details(b), model, output_shape=a.shape, cval=0, order=1)
+    valid: Any = binary_erosion(np.isfinite(warped), iterations=_MARGIN)  # frame edges and added borders do not count
     area_of_b = b.size / max(float(np.linalg.det(np.asarray(model.params)[:2, :2])), 1e-6)
     overlap = float(np.isfinite(warped).sum() / min(a.size, area_of_b))
     if valid.sum() < 64:
         return 0.0, overlap
-    return _correlation(_details(a)[valid], warped[valid]), min(overlap, 1.0)
+    agree = min(_correlation(a[valid], warped[valid]), _correlation(_details(a)[valid], details[valid]))
+    return agree, min(overlap, 1.0)
 
 
 def _details(grey: np.ndarray) -> np.ndarray:

@@ -59,7 +59,9 @@ class Preprocessing:
 class TorchEncoder:
     """An encoder made of torch modules and a tokenizer."""
 
-    def __init__(self, name: str, weights: str, module: Any, preprocessing: Preprocessing, image: Any, text: Any = None):
+    def __init__(
+        self, name: str, weights: str, module: Any, preprocessing: Preprocessing, image: Any, text: Any = None
+    ):  # fmt: skip
         self.module = module.eval().requires_grad_(False)
         self._preprocessing, self._image, self._text = preprocessing, image, text
         self.has_text = text is not None
@@ -126,7 +128,7 @@ def efficientnet_lite0(folders: Sequence[Path]) -> TorchEncoder:
             f"efficientnet-lite0-57934424.pth into {folders[0]}."
         )
     source = _load_torch(path)
-    module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    module: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     target = module.state_dict()
     if len(source) != len(target):
         raise AttractorError(f"{path}: not the weights of EfficientNet-Lite0.")
@@ -150,9 +152,11 @@ def open_clip_file(path: Path) -> TorchEncoder:
     architecture = _architecture(path)
     if architecture is None:
         raise AttractorError(f"{path.name}: name the file after its architecture, such as ViT-B-32.safetensors.")
-    quick = {"force_quick_gelu": True} if "openai" in path.name.lower() else {}
+    quick_gelu = "openai" in path.name.lower()
     try:
-        model = open_clip.create_model(architecture, pretrained=str(path), weights_only=True, **quick)
+        model: Any = open_clip.create_model(
+            architecture, pretrained=str(path), weights_only=True, force_quick_gelu=quick_gelu
+        )
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         raise AttractorError(f"{path}: not usable weights of {architecture} ({error}).") from error
     vision = model.visual

@@ -16,6 +16,7 @@ from ..attractor.masks import overlay
 from ..training.concept import write_beside
 from ..training.loop import History
 from .charts import loss_curve, score_chart
+from .duplicates import Thresholds
 from .generations import contact_sheet, to_picture
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def render(report: Report) -> str:
         sheet=_image(to_picture(contact_sheet(report.generations))),
         base_sheet=_image(to_picture(contact_sheet(report.base))) if report.base else "",
         nearest=report.nearest_pair,
+        limits=Thresholds(),
         certificate=report.train.certificate,
         suspects=_suspects(report),
         sampler=report.generations.items[0].settings if report.generations.items else {},
@@ -88,8 +90,14 @@ def _suspects(report: Report) -> list[dict]:
 def _history(card: dict) -> History:
     """The curve that a run card keeps."""
     loss = card.get("loss") or {}
-    points = {name: [(int(s), float(v)) for s, v in loss.get(name, [])] for name in ("background", "train", "held_out")}
-    return History(**points, best_step=int(card.get("best_step", 0)))
+
+    def points(name: str) -> list[tuple[int, float]]:
+        return [(int(step), float(value)) for step, value in loss.get(name, [])]
+
+    return History(
+        background=points("background"), train=points("train"), held_out=points("held_out"),
+        best_step=int(card.get("best_step", 0)),
+    )  # fmt: skip
 
 
 def _thumbnail(image: Tensor, side: int = 224) -> str:

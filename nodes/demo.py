@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-
 from comfy_api.latest import io
-from PIL import Image
 
-from ..attractor.masks import verdict
-from ..metrics.generations import from_picture
-from ..training.photos import read_photo, subject_set
+from ..training import demo_assets
 from .host import demo
 from .types import CATEGORY, SubjectSetType
 
@@ -35,17 +29,5 @@ class LoadDemo(io.ComfyNode):
 
     @classmethod
     def execute(cls):
-        return io.NodeOutput(*demo.load(), demo_subject())
-
-
-def demo_subject():
-    """The demo subject with its true masks."""
-    folder = demo.ASSETS / "subject"
-    word = json.loads((folder / "subject.json").read_text(encoding="utf-8"))["word"]
-    photos = []
-    for path in sorted(folder.glob("*.png")):
-        with Image.open(folder / "masks" / path.name) as picture:
-            mask = from_picture(picture)[0]
-        photos.append(replace(read_photo(path), mask=mask, verdict=verdict(mask)))
-    return subject_set(photos, word)
+        return io.NodeOutput(*demo.load(), demo_assets.subject())
 

@@ -94,8 +94,9 @@ class Host:
     """
 
     def __init__(
-        self, base: Path, pack_name: str = "Attractor", extra_packs: tuple[Path, ...] = (), arguments: tuple[str, ...] = ()
-    ):
+        self, base: Path, pack_name: str = "Attractor", extra_packs: tuple[Path, ...] = (),
+        arguments: tuple[str, ...] = (),
+    ):  # fmt: skip
         self.base, self.pack_name, self.extra_packs, self.arguments = base, pack_name, extra_packs, arguments
         self.port = 0
         self.log_path = base / "server.log"

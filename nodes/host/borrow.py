@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 @contextmanager
 def ordinary_weights(*modules: nn.Module) -> Iterator[None]:
     """Parameters and buffers that autograd may save, over the same memory; the original objects return after."""
-    taken: list[tuple[dict, str, Tensor]] = []
+    taken: list[tuple[Any, str, Tensor]] = []
     try:
         for module in (m for root in modules for m in root.modules()):
-            for table in (module._parameters, module._buffers):
+            tables: tuple[Any, Any] = (module._parameters, module._buffers)
+            for table in tables:
                 for name, tensor in list(table.items()):
                     if tensor is not None and tensor.is_inference():
                         taken.append((table, name, tensor))

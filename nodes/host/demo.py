@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,23 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
+import comfy.taesd.taesd
 import folder_paths
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ...attractor.errors import AttractorError
+from ...training import demo_assets
 
-ASSETS = Path(__file__).parents[2] / "assets" / "demo"
 
-
-def load(folder: Path = ASSETS) -> tuple[Any, Any, Any]:
+def load(folder: Path = demo_assets.ASSETS) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of the demo checkpoint; seeded random weights while there is no checkpoint file."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    file = folder / "checkpoint.safetensors"
-    weights = load_file(file) if file.is_file() else {}
-    if not weights:
-        logging.warning("Attractor: %s is not there, the demo model has random weights and paints noise.", file.name)
+    config, weights = demo_assets.config(folder), demo_assets.weights(folder)
+    if not weights["unet"]:
+        logging.warning("Attractor: the demo checkpoint is not there, its model has random weights and paints noise.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _model(config, weights), _clip(config, weights), _vae(config, weights)
+        return _model(config, weights["unet"]), _clip(config, weights["clip"]), _vae(config, weights["vae"])
 
 
 def _model(config: dict, weights: dict[str, Tensor]) -> Any:
@@ -43,7 +39,7 @@ def _model(config: dict, weights: dict[str, Tensor]) -> Any:
     host_config.latent_format = _DemoLatent(config["latent_channels"], config["latent_scale_factor"])
     kind = comfy.model_base.ModelType.V_PREDICTION if config["prediction"] == "v" else comfy.model_base.ModelType.EPS
     model = comfy.model_base.BaseModel(host_config, model_type=kind)
-    _fill(model.diffusion_model, _part(weights, "unet."))
+    _fill(model.diffusion_model, weights)
     return comfy.model_patcher.ModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),
@@ -80,55 +76,26 @@ def _clip(config: dict, weights: dict[str, Tensor]) -> Any:
     )
     encoder = clip.cond_stage_model.clip_l
     encoder.transformer.to(torch.float32)
-    stored = _part(weights, "clip.")
-    rows, values = stored.pop("token_rows", None), stored.pop("token_embedding", None)
-    other = config["clip_other_rows"]
-    generator = torch.Generator().manual_seed(other["seed"])
-    width = config["clip"]["hidden_size"]
-    table = torch.randn(other["vocab_size"], width, generator=generator) * other["std"]
-    if rows is not None and values is not None:
-        table[rows.long()] = values.float()
-    missing_table = "text_model.embeddings.token_embedding.weight"
-    _fill(encoder.transformer, {**stored, missing_table: table} if stored else {}, optional=("text_projection.weight",))
+    _fill(encoder.transformer, weights, optional=("text_projection.weight",))
     return clip
 
 
 def _vae(config: dict, weights: dict[str, Tensor]) -> Any:
-    state = {k: v.float() for k, v in _part(weights, "vae.").items()}
-    if not state:
-        import comfy.taesd.taesd
-
-        module = comfy.taesd.taesd.TAESD(latent_channels=config["latent_channels"])
+    module = comfy.taesd.taesd.TAESD(latent_channels=config["latent_channels"])
+    if weights:
+        state = demo_assets.padded(weights, module.state_dict())
+    else:
         _fill(module.taesd_encoder, {})
         _fill(module.taesd_decoder, {})
-        state = {k: v.clone() for k, v in module.state_dict().items()}
-    else:
-        state = _padded(state, config)
-    return comfy.sd.VAE(sd=state)
-
-
-def _padded(state: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
-    """The stored, narrower layers set into the full width; the rest is zero, which leaves the function as it is."""
-    import comfy.taesd.taesd
-
-    full = comfy.taesd.taesd.TAESD(latent_channels=config["latent_channels"]).state_dict()
-    padded = {}
-    for name, like in full.items():
-        value = state.get(name)
-        if value is None:
-            padded[name] = like.clone() if name.startswith("vae_") else torch.zeros_like(like, dtype=torch.float32)
-            continue
-        whole = torch.zeros(like.shape)
-        whole[tuple(slice(0, n) for n in value.shape)] = value
-        padded[name] = whole
-    return padded
+        state = {name: value.clone() for name, value in module.state_dict().items()}
+    return comfy.sd.VAE(sd=state, dtype=torch.float32)
 
 
 @torch.no_grad()
 def _fill(module: torch.nn.Module, weights: dict[str, Tensor], optional: tuple[str, ...] = ()) -> None:
     """Load the weights, or fill with seeded random ones where there are none."""
     if weights:
-        missing, unexpected = module.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
+        missing, unexpected = module.load_state_dict(weights, strict=False)
         missing = [name for name in missing if name not in optional]
         if missing or unexpected:
             raise AttractorError(
@@ -143,6 +110,3 @@ def _fill(module: torch.nn.Module, weights: dict[str, Tensor], optional: tuple[s
         else:
             parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
 
-
-def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}

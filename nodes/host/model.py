@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
 from typing import Any
 
 import comfy.model_management
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ...attractor.errors import AttractorError
 from ...training.model import Context, Embedding
-from . import text
+from . import text as host_text
 from .borrow import differentiable_linears, frozen, norms_keep_their_input, ordinary_weights
 
 
@@ -26,7 +25,7 @@ class HostModel:
         check_model(model)
         self.patcher, self.clip, self.vae = model, clip, vae
         self._base = model.model
-        self.widths = {key: text.table(encoder).shape[-1] for key, encoder in text.encoders(clip).items()}
+        self.widths = {key: host_text.table(encoder).shape[-1] for key, encoder in host_text.encoders(clip).items()}
         self.timesteps = len(self._base.model_sampling.sigmas)
         self.prediction = prediction_type(model)
         self._size = 512
@@ -36,7 +35,7 @@ class HostModel:
         """Where the host runs the model."""
         return torch.device(self.patcher.load_device)
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, str]:
         """Hashes over samples of the weights, with the names of the host's classes."""
         return {
@@ -62,26 +61,26 @@ class HostModel:
         memory = self.patcher.memory_required(shape)
         comfy.model_management.load_models_gpu([self.patcher, self.clip.patcher], memory_required=memory)
 
-    def words(self, words: str) -> Embedding:
+    def words(self, text: str) -> Embedding:
         """Rows of the embedding tables for a text. Raises AttractorError when the tokenizer makes nothing of it."""
-        tokens = text.tokenise(self.clip, words, {})
+        tokens = host_text.tokenise(self.clip, text, {})
         found = {}
-        for key, encoder in text.encoders(self.clip).items():
+        for key, encoder in host_text.encoders(self.clip).items():
             special = set(encoder.special_tokens.values())
             ids = [t for t, _ in tokens[key][0] if isinstance(t, int) and t not in special]
             if not ids:
-                raise AttractorError(f"class_word {words!r}: the text encoder's tokenizer makes no token of it.")
-            found[key] = text.table(encoder).detach()[ids].float().clone()
+                raise AttractorError(f"class_word {text!r}: the text encoder's tokenizer makes no token of it.")
+            found[key] = host_text.table(encoder).detach()[ids].float().clone()
         return found
 
     def table_scale(self) -> dict[str, float]:
         """Standard deviation of the numbers in each embedding table, over every 16th row."""
-        tables = {key: text.table(encoder).detach() for key, encoder in text.encoders(self.clip).items()}
+        tables = {key: host_text.table(encoder).detach() for key, encoder in host_text.encoders(self.clip).items()}
         return {key: max(float(rows[::16].float().std()), 1e-6) for key, rows in tables.items()}
 
     def encode(self, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]]) -> Context:
         """Encode prompts with vectors in them; see DiffusionModel."""
-        context = text.encode(self.clip, prompts, embedded)
+        context = host_text.encode(self.clip, prompts, embedded)
         pooled = None if context.pooled is None else context.pooled.to(self.device)
         return Context(context.tokens.to(self.device), pooled)
 
@@ -135,7 +134,7 @@ def check_model(model: Any) -> None:
 def prediction_type(model: Any) -> str:
     """What the model predicts: "eps", "v", or the host's own name for it."""
     kind = model.model.model_type.name
-    return {"EPS": "eps", "V_PREDICTION": "v"}.get(kind, kind.lower())
+    return str({"EPS": "eps", "V_PREDICTION": "v"}.get(kind, kind.lower()))
 
 
 def _differentiable_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:

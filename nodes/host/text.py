@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...attractor.errors import AttractorError
 from ...training.model import Context, Embedding
@@ -16,7 +16,7 @@ from ...training.model import Context, Embedding
 _ENCODER_NAMES = {"l": "clip_l", "g": "clip_g", "h": "clip_h"}
 
 
-def encoders(clip: Any) -> dict[str, nn.Module]:
+def encoders(clip: Any) -> dict[str, Any]:
     """Text-encoder key to the host's SDClipModel. Raises AttractorError for a text encoder of another kind."""
     found = {}
     for key, name in _ENCODER_NAMES.items():
@@ -32,7 +32,7 @@ def encoders(clip: Any) -> dict[str, nn.Module]:
     return found
 
 
-def table(encoder: nn.Module) -> Tensor:
+def table(encoder: Any) -> Tensor:
     """The embedding table [vocabulary, D] of a text encoder, as stored."""
     return encoder.transformer.get_input_embeddings().weight
 

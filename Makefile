@@ -1,0 +1,30 @@
+# Each target starts from a bare machine with Python 3.11: it makes .venv, installs the host and the pack, does its work.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -P -m attractor_pack
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-fast test-full lint checkpoints clean
+
+demo: $(STAMP)
+	$(RUN).tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WORD),--word "$(WORD)")
+
+test: $(STAMP) lint
+	$(VENV)/bin/python -P -m pytest
+
+test-fast: $(STAMP)
+	$(VENV)/bin/python -P -m pytest tests/unit -m "not slow"
+
+test-full: $(STAMP)
+	ATTRACTOR_TEST_SDXL=1 $(VENV)/bin/python -P -m pytest tests/host/test_full_size.py -s
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/basedpyright
+
+$(STAMP): pyproject.toml tools/setup.sh tools/host.py tools/models.py
+	PYTHON="$(PYTHON)" sh tools/setup.sh
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .host .demo .cache

@@ -1,0 +1,248 @@
+"""A diffusers pipeline behind the library's DiffusionModel, for the command line and for machines without ComfyUI."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attractor.errors import AttractorError
+from ..attractor.prompts import SUBJECT, spoken
+from ..metrics.generations import Generated, Generations
+from ..training.concept import Concept
+from ..training.model import Context, Embedding
+
+_PLACEHOLDER = "<|startoftext|>"  # one token of every CLIP vocabulary, and in no prompt
+
+
+class DiffusersModel:
+    """Stable Diffusion 1.x, 2.x or XL in a diffusers pipeline."""
+
+    def __init__(self, pipeline: Any, name: str):
+        self.pipeline, self._name = pipeline, name
+        self._encoders = _text_encoders(pipeline)
+        self._alphas = pipeline.scheduler.alphas_cumprod.float()
+        self.widths = {key: _table(encoder).shape[-1] for key, (_, encoder) in self._encoders.items()}
+        self.timesteps = len(self._alphas)
+        self.prediction = {"epsilon": "eps", "v_prediction": "v"}.get(pipeline.scheduler.config.prediction_type, "eps")
+        self._size = 512
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net lies."""
+        return self.pipeline.unet.device
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Hash over samples of the weights of U-Net, text encoders and VAE."""
+        modules = {"model": self.pipeline.unet, "vae": self.pipeline.vae}
+        modules |= {f"clip_{key}": encoder for key, (_, encoder) in self._encoders.items()}
+        return {name: f"diffusers {type(module).__name__} {_fingerprint(module)}" for name, module in modules.items()}
+
+    @contextmanager
+    def training(self, batch_size: int, resolution: int) -> Iterator[None]:
+        """Gradients on, weights frozen."""
+        self._size = resolution
+        modules = [self.pipeline.unet, self.pipeline.vae, *(e for _, e in self._encoders.values())]
+        flags = [(p, p.requires_grad) for m in modules for p in m.parameters()]
+        try:
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            with torch.enable_grad():
+                yield
+        finally:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+    def words(self, text: str) -> Embedding:
+        """Rows of the embedding tables for a text. Raises AttractorError when the tokenizer makes nothing of it."""
+        found = {}
+        for key, (tokenizer, encoder) in self._encoders.items():
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if not ids:
+                raise AttractorError(f"class word {text!r}: the text encoder's tokenizer makes no token of it.")
+            found[key] = _table(encoder).detach()[ids].float().clone()
+        return found
+
+    def table_scale(self) -> dict[str, float]:
+        """Standard deviation of the numbers in each embedding table, over every 16th row."""
+        return {key: float(_table(e).detach()[::16].float().std()) for key, (_, e) in self._encoders.items()}
+
+    def encode(self, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]]) -> Context:
+        """Encode prompts with vectors in them; see DiffusionModel."""
+        hidden, pooled = [], None
+        for key in (k for k in ("l", "h", "g") if k in self._encoders):
+            tokenizer, encoder = self._encoders[key]
+            ids, rows, length = [], [], encoder.config.max_position_embeddings
+            for prompt, markers in zip(prompts, embedded, strict=True):
+                one, vectors = _tokens(tokenizer, length, prompt, {m: e[key] for m, e in markers.items()})
+                ids.append(one)
+                rows.append(vectors)
+            output = _run_encoder(encoder, torch.tensor(ids, device=encoder.device), rows)
+            hidden.append(output.hidden_states[-2] if len(self._encoders) > 1 else output[0])
+            pooled = output[0] if len(self._encoders) > 1 else None
+        return Context(torch.cat(hidden, dim=-1), pooled)
+
+    def encode_images(self, images: Tensor, seed: int) -> Tensor:
+        """Latents in the model's scale from images [B, 3, H, W] in [0, 1]; the VAE's own noise is seeded."""
+        vae = self.pipeline.vae
+        with torch.no_grad():
+            encoded = vae.encode((images * 2 - 1).to(vae.device, vae.dtype))
+        if hasattr(encoded, "latent_dist"):
+            generator = torch.Generator(vae.device).manual_seed(seed)
+            latents = encoded.latent_dist.sample(generator)
+        else:
+            latents = encoded.latents
+        return latents.float() * vae.config.scaling_factor
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """Noise level [B] at integer timesteps [B]: sqrt((1 - a) / a) of the cumulative alpha."""
+        alpha = self._alphas.to(timestep.device)[timestep]
+        return ((1 - alpha) / alpha).sqrt()
+
+    def denoise(self, noisy: Tensor, sigma: Tensor, context: Context) -> Tensor:
+        """Clean latents from clean + sigma * noise, in float32 around the U-Net's own precision."""
+        unet, s = self.pipeline.unet, sigma.view(-1, 1, 1, 1)
+        scaled = (noisy / (s.square() + 1).sqrt()).to(unet.dtype)
+        all_sigmas = ((1 - self._alphas) / self._alphas).sqrt().to(sigma.device)
+        timestep = (all_sigmas[None] - sigma[:, None]).abs().argmin(1)
+        extra = {}
+        if context.pooled is not None:
+            sizes = torch.tensor([[self._size, self._size, 0, 0, self._size, self._size]], device=noisy.device)
+            ids = sizes.expand(len(noisy), -1).to(unet.dtype)
+            extra["added_cond_kwargs"] = {"text_embeds": context.pooled.to(unet.dtype), "time_ids": ids}
+        output = unet(scaled, timestep, encoder_hidden_states=context.tokens.to(unet.dtype), **extra).sample.float()
+        if self.prediction == "v":
+            return noisy / (s.square() + 1) - output * s / (s.square() + 1).sqrt()
+        return noisy - output * s
+
+    def output_scale(self, sigma: Tensor) -> Tensor:
+        """c_out: sigma for eps, sigma / sqrt(sigma^2 + 1) for v."""
+        return sigma / (sigma.square() + 1).sqrt() if self.prediction == "v" else sigma
+
+    @torch.no_grad()
+    def sample(
+        self, concept: Concept | None, class_word: str, prompts: Sequence[str], seeds: Sequence[int], steps: int,
+        cfg: float, size: int, negative: str = "",
+    ) -> Generations:  # fmt: skip
+        """Paint every prompt with every seed through the pipeline's own scheduler."""
+        if concept is not None:
+            concept.check_widths(self.widths, f"the model {self._name}")
+        word = class_word or (concept.class_word if concept else "")
+        settings = {"steps": steps, "cfg": cfg, "sampler_name": type(self.pipeline.scheduler).__name__,
+                    "scheduler": "diffusers", "width": size, "height": size, "negative": negative}  # fmt: skip
+        images, items = [], []
+        self.pipeline.set_progress_bar_config(disable=True)
+        for prompt in prompts:
+            for seed in seeds:
+                images.append(self._paint(concept, word, prompt, seed, settings))
+                items.append(Generated(prompt, seed, settings))
+        return Generations(torch.stack(images), tuple(items), word, concept, self.identity)
+
+    def _paint(self, concept: Concept | None, word: str, prompt: str, seed: int, settings: dict) -> Tensor:
+        contexts = []
+        for text in (prompt, settings["negative"]):
+            vectors = {k: v.to(self.device) for k, v in concept.vectors.items()} if concept else None
+            spelt = text if vectors else spoken(text, word)
+            contexts.append(self.encode([spelt], [{SUBJECT: vectors} if vectors else {}]))
+        positive, negative = contexts
+        pooled = {}
+        if positive.pooled is not None and negative.pooled is not None:
+            pooled = {"pooled_prompt_embeds": positive.pooled, "negative_pooled_prompt_embeds": negative.pooled}
+        result = self.pipeline(
+            prompt_embeds=positive.tokens, negative_prompt_embeds=negative.tokens, width=settings["width"],
+            height=settings["height"], num_inference_steps=settings["steps"], guidance_scale=settings["cfg"],
+            generator=torch.Generator("cpu").manual_seed(seed), output_type="pt", **pooled,
+        )  # fmt: skip
+        return result.images[0].float().cpu().clamp(0, 1)
+
+
+def load(name: str) -> DiffusersModel:
+    """A model by name: "demo", a folder in diffusers' layout, or a single .safetensors checkpoint.
+
+    Raises AttractorError when it is missing or cannot be loaded without a download.
+    """
+    try:
+        import diffusers
+    except ImportError as error:
+        raise AttractorError("The command line needs diffusers: run 'pip install attractor-pack[cli]'.") from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "demo":
+        from .demo import pipeline
+
+        return DiffusersModel(pipeline().to(device), name)
+    path = Path(name)
+    if not path.exists():
+        raise AttractorError(f"{name}: no such model. Give 'demo', a diffusers folder or a .safetensors checkpoint.")
+    try:
+        if path.is_dir():
+            loaded = diffusers.DiffusionPipeline.from_pretrained(path, local_files_only=True, use_safetensors=True)
+        else:
+            loaded = diffusers.StableDiffusionPipeline.from_single_file(str(path), local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise AttractorError(
+            f"{name}: cannot be loaded without a download ({error}). A folder in diffusers' layout has all it needs."
+        ) from error
+    return DiffusersModel(loaded.to(device), path.name)
+
+
+def _text_encoders(pipeline: Any) -> dict[str, tuple[Any, Any]]:
+    second = getattr(pipeline, "text_encoder_2", None)
+    first_key = "h" if pipeline.text_encoder.config.hidden_size == 1024 else "l"
+    found = {first_key: (pipeline.tokenizer, pipeline.text_encoder)}
+    if second is not None:
+        found["g"] = (pipeline.tokenizer_2, second)
+    return found
+
+
+def _table(encoder: Any) -> Tensor:
+    return encoder.get_input_embeddings().weight
+
+
+def _tokens(
+    tokenizer: Any, length: int, prompt: str, vectors: Mapping[str, Tensor]
+) -> tuple[list[int], list[Tensor]]:
+    """`length` token ids with a placeholder where each vector goes, and the vectors in that order."""
+    found = sorted((prompt.find(m, i), m) for m in vectors for i in range(len(prompt)) if prompt.startswith(m, i))
+    rows = [row for _, marker in found for row in vectors[marker]]
+    text = prompt
+    for marker, value in vectors.items():
+        text = text.replace(marker, f" {_PLACEHOLDER * len(value)} ")
+    ids = tokenizer(" ".join(text.split()), truncation=False, add_special_tokens=False)["input_ids"]
+    if len(ids) > length - 2:
+        raise AttractorError(f"The prompt is longer than {length - 2} tokens with its vectors: {prompt!r}. Shorten it.")
+    ids = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return ids + [padding] * (length - len(ids)), rows
+
+
+def _run_encoder(encoder: Any, ids: Tensor, rows: Sequence[Sequence[Tensor]]) -> Any:
+    """Run a text encoder with vectors in the place of its placeholders; the gradient reaches them."""
+    start = ids[0, 0]
+    place = (ids == start) & (torch.arange(ids.shape[1], device=ids.device) > 0)
+    flat = [row for one in rows for row in one]
+
+    def put(_module: Any, _args: Any, output: Tensor) -> Tensor:
+        if not flat:
+            return output
+        return output.index_put(place.nonzero(as_tuple=True), torch.stack(flat).to(output.dtype))
+
+    handle = encoder.get_input_embeddings().register_forward_hook(put)
+    try:
+        return encoder(ids, output_hidden_states=True)
+    finally:
+        handle.remove()
+
+
+def _fingerprint(module: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]

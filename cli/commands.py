@@ -1,0 +1,189 @@
+"""What each command does: a few lines over the library; each gives what `--json` writes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from ..attractor.errors import AttractorError
+from ..attractor.masks import Refinement
+from ..attractor.photo_masks import BACK_ENDS, mask_set
+from ..attractor.saliency import FILE_NAME, SaliencyModel
+from ..metrics.encoders import load_encoder
+from ..metrics.generations import Generated, Generations, contact_sheet, from_picture, to_picture
+from ..metrics.page import write_report
+from ..metrics.scores import score as score_pictures
+from ..metrics.splits import split_set
+from ..training.concept import Concept, check_name, load_concept, save_concept, write_beside
+from ..training.loop import Silent
+from ..training.loop import train as train_concept
+from ..training.photos import SubjectSet, read_folder
+from ..training.settings import TrainSettings
+
+MASK_BACK_ENDS = ("auto", *BACK_ENDS)
+_INDEX = "pictures.json"
+
+
+def split(chosen: Namespace) -> dict:
+    """Names of both parts, the groups that had to stay together, and warnings."""
+    found = split_set(read_folder(Path(chosen.dir), "subject"), chosen.held_out, chosen.seed)
+    return {
+        "train": found.train.names,
+        "held_out": found.held_out.names,
+        "groups": found.groups,
+        "warnings": found.warnings,
+        "certificate": json.loads(found.certificate.to_json()),
+    }
+
+
+def mask(chosen: Namespace) -> dict:
+    """Write the masks as 8-bit PNG of the photos' sizes; verdicts by photo."""
+    folder = Path(chosen.dir)
+    masked, back_end = _masked(read_folder(folder, chosen.word), chosen)
+    sizes = {photo.name: _file_size(folder / photo.name) for photo in masked.photos}
+    verdicts = {}
+    for photo in masked.photos:
+        inside = photo.mask if photo.mask is not None else torch.ones(photo.pixels.shape[-2:])
+        picture = Image.fromarray((inside.numpy() * 255).round().astype(np.uint8))
+        if picture.size != sizes[photo.name]:
+            picture = picture.resize(sizes[photo.name], Image.Resampling.BILINEAR)
+        out = Path(chosen.out) / f"{Path(photo.name).stem}.png"
+        write_beside(out, lambda path, picture=picture: picture.save(path, "PNG"))
+        verdicts[photo.name] = {"verdict": photo.verdict, "share": round(float(inside.mean()), 4)}
+    return {"backend": back_end, "photos": verdicts}
+
+
+def train(chosen: Namespace) -> dict:
+    """Split, mask, train, and write the concept file."""
+    from ..backend.diffusers_model import load
+
+    check_name(chosen.name)
+    names = {f.name for f in fields(TrainSettings)} - {"seed"}
+    settings = TrainSettings(**{name: getattr(chosen, name) for name in names}, seed=chosen.seed)
+    masked, _ = _masked(read_folder(Path(chosen.dir), chosen.word), chosen)
+    parts = split_set(masked, chosen.held_out, chosen.seed)
+    concept, history = train_concept(load(chosen.model), parts.train, settings, parts.held_out, _Lines())
+    path = save_concept(concept, Path(chosen.out), chosen.name, chosen.when_exists)
+    return {"concept": str(path), "train": parts.train.names, "held_out": parts.held_out.names,
+            "best_step": history.best_step, "run_card": concept.run_card}  # fmt: skip
+
+
+def sample(chosen: Namespace) -> dict:
+    """Paint every prompt with every seed into DIR, with an index that `score` reads."""
+    from ..backend.diffusers_model import load
+
+    concept = load_concept(Path(chosen.concept)) if chosen.concept else None
+    if concept is None and not chosen.word:
+        raise AttractorError("without --concept, say with --word what stands in the place of <subject>.")
+    seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
+    made = load(chosen.model).sample(
+        concept, chosen.word, chosen.prompt, seeds, chosen.steps, chosen.cfg, chosen.size, chosen.negative
+    )
+    folder, rows = Path(chosen.dir), []
+    for i, (image, item) in enumerate(zip(made.images, made.items, strict=True)):
+        name = f"{i:04d}.png"
+        write_beside(folder / name, lambda path, image=image: to_picture(image).save(path, "PNG"))
+        rows.append({"file": name, **asdict(item)})
+    sheet = to_picture(contact_sheet(made))
+    write_beside(folder / "sheet.png", lambda path: sheet.save(path, "PNG"))
+    index = {"class_word": made.class_word, "concept": concept.sha256 if concept else None, "pictures": rows}
+    write_json(folder / _INDEX, index)
+    return index
+
+
+def score(chosen: Namespace) -> dict:
+    """Score the pictures in DIR against the photos, by the split."""
+    concept = load_concept(Path(chosen.concept)) if chosen.concept else None
+    made = _read_pictures(Path(chosen.dir), concept, chosen.word)
+    base = _read_pictures(Path(chosen.base), None, chosen.word) if chosen.base else None
+    photos = read_folder(Path(chosen.photos), made.class_word or "subject")
+    parts = read_json(Path(chosen.split))
+    train_set, held_out = (_chosen(photos, parts.get(key, []), chosen.split) for key in ("train", "held_out"))
+    names = dict.fromkeys(n for n in (chosen.image_encoder, chosen.text_encoder) if n and n != "none")
+    encoders = [load_encoder(name, [Path(chosen.models)]) for name in names]
+    report = score_pictures(made, base, train_set, held_out, encoders)
+    result = report.as_dict()
+    if chosen.out:
+        data, page = write_report(report, Path(chosen.out))
+        result |= {"report": str(data), "page": str(page)}
+    return result
+
+
+def write_json(path: Path, data: dict) -> None:
+    """Write JSON beside its place, then rename."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    write_beside(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object. Raises AttractorError, naming the file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AttractorError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise AttractorError(f"{path}: not JSON ({error}).") from error
+    if not isinstance(data, dict):
+        raise AttractorError(f"{path}: a JSON object is expected.")
+    return data
+
+
+class _Lines(Silent):
+    """One line on stderr now and then."""
+
+    def step(self, done: int, total: int, value: float, phase: str) -> None:
+        """Every twentieth of the way."""
+        if done % max(1, total // 20) == 0:
+            print(f"{phase}: step {done} of {total}, loss {value:.4f}", file=sys.stderr)
+
+
+def _masked(subject: SubjectSet, chosen: Namespace) -> tuple[SubjectSet, str]:
+    back_end = chosen.backend
+    model = Path(chosen.models) / FILE_NAME
+    if back_end == "auto":
+        back_end = "external" if chosen.masks else "saliency"
+    given = [_read_mask(Path(chosen.masks), name) for name in subject.names] if chosen.masks else None
+    saliency = SaliencyModel(model) if back_end == "saliency" else None
+    return mask_set(subject, back_end, Refinement(chosen.grow, chosen.feather), given, saliency), back_end
+
+
+def _read_mask(folder: Path, name: str) -> torch.Tensor:
+    path = folder / f"{Path(name).stem}.png"
+    try:
+        with Image.open(path) as picture:
+            return from_picture(picture.convert("L"))[0]
+    except (OSError, UnidentifiedImageError) as error:
+        raise AttractorError(f"{path}: the mask of {name} is missing or cannot be read.") from error
+
+
+def _file_size(path: Path) -> tuple[int, int]:
+    """Width and height of the upright photo."""
+    with Image.open(path) as picture:
+        turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (picture.height, picture.width) if turned else (picture.width, picture.height)
+
+
+def _read_pictures(folder: Path, concept: Concept | None, word: str) -> Generations:
+    index = read_json(folder / _INDEX)
+    images, items = [], []
+    for row in index.get("pictures", []):
+        with Image.open(folder / Path(row["file"]).name) as picture:
+            images.append(from_picture(picture))
+        items.append(Generated(row["prompt"], row["seed"], row["settings"]))
+    if not images:
+        raise AttractorError(f"{folder / _INDEX}: lists no pictures.")
+    return Generations(torch.stack(images), tuple(items), word or index.get("class_word", ""), concept)
+
+
+def _chosen(photos: SubjectSet, names: list[str], source: str) -> SubjectSet:
+    missing = sorted(set(names) - set(photos.names))
+    if missing or not names:
+        raise AttractorError(f"{source}: names photos that are not in the folder: {', '.join(missing) or '(none)'}.")
+    return photos.with_photos([p for p in photos.photos if p.name in set(names)])

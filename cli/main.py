@@ -1,0 +1,121 @@
+"""`attractor split|mask|train|sample|score DIR`: the nodes without a host, over the diffusers back end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from ..attractor.errors import AttractorError
+from ..training.settings import BACKGROUND_SCOPES, TrainSettings
+from . import commands
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 1 with one line on stderr."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    try:
+        result = chosen.run(chosen)
+        if chosen.json:
+            commands.write_json(Path(chosen.json), result)
+    except AttractorError as error:
+        print(f"attractor {chosen.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"attractor {chosen.command}: stopped, nothing was written", file=sys.stderr)
+        return 1
+    if not chosen.json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="attractor", description="Learn one subject from a few photos, and score it.")
+    commands_of = parser.add_subparsers(dest="command", required=True)
+
+    split = _command(commands_of, "split", commands.split, "put photos aside for scoring, no near-duplicate across")
+    _split_options(split)
+
+    mask = _command(commands_of, "mask", commands.mask, "write an attractor mask for each photo")
+    _mask_options(mask)
+    mask.add_argument("--out", required=True, help="folder for the masks, <stem>.png each")
+
+    train = _command(commands_of, "train", commands.train, "learn a concept from the photos")
+    _split_options(train)
+    _mask_options(train)
+    _model_option(train)
+    train.add_argument("--name", default="my-subject", help="name of the concept file")
+    train.add_argument("--out", required=True, help="folder for the concept file")
+    train.add_argument("--when-exists", choices=("refuse", "number", "overwrite"), default="refuse")
+    for field in fields(TrainSettings):
+        if field.name != "seed":
+            _setting(train, field.name, field.default)
+
+    sample = _command(commands_of, "sample", commands.sample, "paint prompts into the folder")
+    _model_option(sample)
+    sample.add_argument("--concept", help="concept file; without one the class word stands in its place")
+    sample.add_argument("--word", default="", help="class word, such as dog")
+    sample.add_argument("--prompt", action="append", required=True, help="a prompt with <subject> in it; repeatable")
+    sample.add_argument("--negative", default="", help="what to avoid")
+    sample.add_argument("--seeds", type=int, default=2, help="pictures of each prompt")
+    sample.add_argument("--first-seed", type=int, default=0)
+    sample.add_argument("--steps", type=int, default=20)
+    sample.add_argument("--cfg", type=float, default=7.0)
+    sample.add_argument("--size", type=int, default=512, help="side in pixels")
+
+    score = _command(commands_of, "score", commands.score, "score the pictures in a folder that `sample` wrote")
+    score.add_argument("--photos", required=True, help="folder of the subject's photos")
+    score.add_argument("--split", required=True, help="what `attractor split --json` wrote for these photos")
+    score.add_argument("--base", help="folder of the same prompts and seeds without the concept")
+    score.add_argument("--concept", help="concept file, for the report's small print")
+    score.add_argument("--word", default="", help="class word")
+    score.add_argument("--models", default=".", help="folder with encoders and other models")
+    score.add_argument("--image-encoder", default="efficientnet-lite0")
+    score.add_argument("--text-encoder", help="a CLIP in --models")
+    score.add_argument("--out", help="folder for report.json and report.html")
+    return parser
+
+
+def _command(parsers, name: str, run, help_text: str) -> argparse.ArgumentParser:
+    parser = parsers.add_parser(name, help=help_text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("dir", metavar="DIR", help="folder of photos, or of pictures for sample and score")
+    parser.add_argument("--json", metavar="FILE", help="write the result there in the place of stdout")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _split_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--held-out", type=float, default=0.3, help="count (1 or more) or fraction of the photos")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+
+
+def _mask_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", choices=commands.MASK_BACK_ENDS, default="auto",
+                        help="auto takes the best one whose model is there")  # fmt: skip
+    parser.add_argument("--word", default="subject", help="what the subject is, such as dog")
+    parser.add_argument("--masks", help="folder of masks <stem>.png, for the back end external")
+    parser.add_argument("--models", default=".", help="folder that holds u2netp.onnx")
+    parser.add_argument("--grow", type=float, default=0.0, help="thousandths of the longer side")
+    parser.add_argument("--feather", type=float, default=4.0, help="thousandths of the longer side")
+
+
+def _model_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="demo", help="demo, a diffusers folder, or a .safetensors checkpoint")
+
+
+def _setting(parser: argparse.ArgumentParser, name: str, default) -> None:
+    flag = "--" + name.replace("_", "-")
+    if isinstance(default, bool):
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+    elif name == "background_scope":
+        parser.add_argument(flag, choices=BACKGROUND_SCOPES, default=default)
+    else:
+        parser.add_argument(flag, type=type(default), default=default)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""One real server for the whole run, under a folder name with a space and Japanese in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from attractor_pack.tools.graphs import node
+from attractor_pack.tools.host import Host, fetch
+from attractor_pack.tools.models import link_into
+
+TESTS = Path(__file__).parent
+PACK_NAME = "アトラクター pack"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A running ComfyUI with the pack and the probe nodes."""
+    base = tmp_path_factory.mktemp("comfy host")
+    link_into(base)
+    with Host(base, pack_name=PACK_NAME, extra_packs=(TESTS / "probe_pack",)) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def comfy():
+    """ComfyUI's modules in this process, on the CPU."""
+    path = str(fetch())
+    if path not in sys.path:
+        sys.path.append(path)
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+    import comfy.model_management
+
+    return comfy
+
+
+@pytest.fixture(scope="session")
+def dreambooth():
+    """Real photos: the folder beside the checkout, or DREAMBOOTH_PHOTOS."""
+    folder = Path(os.environ.get("DREAMBOOTH_PHOTOS", TESTS.parent.parent / "shared" / "data" / "dreambooth"))
+    assert folder.is_dir(), f"{folder} is not there: set DREAMBOOTH_PHOTOS to the photos of the DreamBooth data set"
+    return folder
+
+
+@pytest.fixture
+def demo():
+    """Inputs of a node that takes the demo model."""
+    return {"model": ["demo", 0], "clip": ["demo", 1], "vae": ["demo", 2]}
+
+
+@pytest.fixture
+def said():
+    """The JSON that a probe node wrote."""
+    return lambda run, name: json.loads(run.outputs[name]["text"][0])
+
+
+@pytest.fixture
+def load_demo():
+    """A graph with the demo loader in it."""
+    return lambda **nodes: {"demo": node("Attractor_LoadDemo"), **nodes}

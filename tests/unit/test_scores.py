@@ -1,0 +1,140 @@
+"""Scores on pictures whose truth is known, by a real encoder from PyPI and by tiny models of the real architectures."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from attractor_pack.attractor.errors import AttractorError
+from attractor_pack.metrics.encoders import available, efficientnet_lite0, load_encoder
+from attractor_pack.metrics.generations import Generated, Generations, contact_sheet
+from attractor_pack.metrics.page import write_report
+from attractor_pack.metrics.scores import score
+from attractor_pack.training import demo_assets
+from attractor_pack.training.concept import Concept
+
+
+@pytest.fixture(scope="module")
+def sets():
+    subject = demo_assets.subject()
+    train = subject.with_photos([p for p in subject.photos if p.name.startswith("shoot")])
+    held_out = subject.with_photos([p for p in subject.photos if p.name.startswith("other")])
+    return train, held_out
+
+
+@pytest.fixture(scope="module")
+def efficientnet():
+    return efficientnet_lite0([])
+
+
+def made(images, concept=None):
+    items = tuple(Generated("a photo of a <subject>", i, {"steps": 1, "cfg": 1.0}) for i in range(len(images)))
+    return Generations(torch.stack(images), items, "cup", concept)
+
+
+def test_copying_the_training_photos_shows_as_memorisation(sets, efficientnet):
+    train, held_out = sets
+    noise = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    copies = made([p.pixels for p in train.photos[:4]])
+    honest = made([p.pixels for p in held_out.photos[:4]])
+    copied = score(copies, made(noise), train, held_out, [efficientnet]).scores[0]
+    unseen = score(honest, made(noise), train, held_out, [efficientnet]).scores[0]
+    assert copied.memorisation_gap > 0.05 > unseen.memorisation_gap
+    assert copied.train > copied.held_out and copied.floor < copied.held_out <= 1
+    assert copied.pictures[0]["nearest_train_photo"] == train.photos[0].sha256
+    assert copied.pictures[0]["nearest_train_similarity"] > 0.999
+
+
+def test_the_ceiling_is_held_out_against_held_out(sets, efficientnet):
+    train, held_out = sets
+    features = torch.cat([efficientnet.images(p.pixels[None]) for p in held_out.photos])
+    pairs = [float(features[i] @ features[j]) for i in range(4) for j in range(4) if i != j]
+    found = score(made([p.pixels for p in held_out.photos]), None, train, held_out, [efficientnet]).scores[0]
+    assert found.ceiling == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
+    assert found.memorisation_gap is None and found.floor is None
+
+
+def test_every_score_is_stamped(sets, efficientnet):
+    train, held_out = sets
+    report = score(made([held_out.photos[0].pixels]), None, train, held_out, [efficientnet])
+    stamp = report.as_dict()["scores"][0]["stamp"]
+    assert stamp["encoder"] == "EfficientNet-Lite0" and len(stamp["weights"]) == 64
+    assert "224" in stamp["preprocessing"] and stamp["scale"] == "cosine"
+
+
+def test_efficientnet_tells_real_subjects_apart(dreambooth, efficientnet):
+    """Real weights: photos of one subject are nearer to each other than to another subject's."""
+    from attractor_pack.training.photos import read_folder
+
+    features = {n: torch.cat([efficientnet.images(p.pixels[None]) for p in read_folder(dreambooth / n, "x").photos])
+                for n in ("clock", "duck_toy")}  # fmt: skip
+    within = np.mean([float((f @ f.T).mean()) for f in features.values()])
+    across = float((features["clock"] @ features["duck_toy"].T).mean())
+    assert within > across + 0.2
+
+
+def test_unpaired_and_empty_sets_are_refused(sets, efficientnet):
+    train, held_out = sets
+    one, two = made([train.photos[0].pixels]), made([train.photos[0].pixels] * 2)
+    with pytest.raises(AttractorError, match="other prompts or seeds"):
+        score(one, two, train, held_out, [efficientnet])
+    with pytest.raises(AttractorError, match="held_out has no photos"):
+        score(one, None, train, held_out.with_photos([]), [efficientnet])
+
+
+def test_local_encoders_of_the_real_architectures(tmp_path, sets):
+    """Tiny CLIP and DINOv2 folders and an open_clip file, saved and loaded as a user's would be."""
+    from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    clip = CLIPModel(CLIPConfig(text_config={**small, "vocab_size": 49408},
+                                vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=16))  # fmt: skip
+    clip.save_pretrained(tmp_path / "tiny-clip")
+    for file in (demo_assets.ASSETS / "tokenizer").iterdir():
+        (tmp_path / "tiny-clip" / file.name).write_bytes(file.read_bytes())
+    Dinov2Model(Dinov2Config(**{k: v for k, v in small.items() if k != "intermediate_size"}, image_size=32,
+                             patch_size=8)).save_pretrained(tmp_path / "tiny-dino")  # fmt: skip
+    assert available([tmp_path]) == ["efficientnet-lite0", "tiny-clip", "tiny-dino"]
+    train, held_out = sets
+    encoders = [load_encoder(n, [tmp_path]) for n in ("tiny-clip", "tiny-dino")]
+    report = score(made([held_out.photos[0].pixels]), made([train.photos[0].pixels]), train, held_out, encoders)
+    assert [s.kind for s in report.scores] == ["image", "text", "image"]
+    text = report.scores[1]
+    expected = encoders[0].images(held_out.photos[0].pixels[None]) @ encoders[0].texts(["a photo of a cup"]).T
+    assert text.text == pytest.approx(float(expected), abs=1e-6)
+    with pytest.raises(AttractorError, match="no text encoder"):
+        encoders[1].texts(["a cup"])
+
+
+@pytest.mark.slow
+def test_open_clip_file_named_after_its_architecture(tmp_path):
+    import open_clip
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("RN50", pretrained=None)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "RN50_openai.safetensors")
+    encoder = load_encoder("RN50_openai.safetensors", [tmp_path])
+    assert encoder.has_text and encoder.stamp["encoder"] == "open_clip RN50"
+    assert torch.allclose(encoder.texts(["a dog", "a cat"]).norm(dim=-1), torch.ones(2), atol=1e-5)
+    assert encoder.images(torch.rand(1, 3, 100, 80)).shape[0] == 1
+
+
+def test_missing_encoder_says_where_to_put_it(tmp_path):
+    with pytest.raises(AttractorError) as error:
+        load_encoder("dinov2-small", [tmp_path])
+    assert "dinov2-small" in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_report_files_hold_no_names_or_paths(tmp_path, sets, efficientnet):
+    train, held_out = sets
+    concept = Concept({"l": torch.randn(2, 8)}, "cup", {"settings": {"steps": 3}, "stopped": "step 3",
+                                                        "loss": {"train": [[1, 0.5], [3, 0.4]]}, "best_step": 3})  # fmt: skip
+    shown = made([p.pixels for p in held_out.photos], concept)
+    data, page = write_report(score(shown, shown, train, held_out, [efficientnet]), tmp_path / "r")
+    text = data.read_text(encoding="utf-8")
+    assert "shoot_1" not in text and str(tmp_path) not in text
+    assert json.loads(text)["scores"][0]["held_out"] > 0
+    assert page.read_text(encoding="utf-8").count("data:image/") > 10
+    assert contact_sheet(shown).shape[0] == 3

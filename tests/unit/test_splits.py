@@ -1,0 +1,104 @@
+"""Near-duplicates stay on one side, different photos of one object are not tied together."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from attractor_pack.attractor.errors import AttractorError
+from attractor_pack.metrics.duplicates import find_matches
+from attractor_pack.metrics.splits import check_disjoint, split_set
+from attractor_pack.training.photos import photo_from_tensor, read_folder, subject_set
+from PIL import Image, ImageOps
+
+
+def as_photo(image, name):
+    return photo_from_tensor(torch.from_numpy(np.array(image.convert("RGB"))).float() / 255, name)
+
+
+def copies(image):
+    """Copies of one shot as they come out of phones, chats and editors."""
+    width, height = image.size
+    recompressed = io.BytesIO()
+    image.save(recompressed, "JPEG", quality=20)
+    framed = Image.new("RGB", (int(width * 1.3), int(height * 1.3)), "white")
+    framed.paste(image, (int(width * 0.15), int(height * 0.15)))
+    return {
+        "mirrored": ImageOps.mirror(image),
+        "recompressed": Image.open(recompressed),
+        "resized": image.resize((width // 3, height // 3)),
+        "shifted": image.crop((int(width * 0.15), int(height * 0.1), width, height)),
+        "cropped": image.crop((int(width * 0.2), int(height * 0.2), int(width * 0.8), int(height * 0.8))),
+        "mirrored and cropped": ImageOps.mirror(image.crop((0, int(height * 0.2), int(width * 0.8), height))),
+        "rotated": image.rotate(5, Image.Resampling.BICUBIC),
+        "framed": framed,
+        "brighter": Image.eval(image, lambda v: min(255, int(v * 1.3))),
+    }
+
+
+@pytest.mark.slow
+def test_every_copy_is_found_and_no_two_real_photos_are_tied(dreambooth):
+    """Over all subjects: 9 copies of one photo each, and all pairs of different photos."""
+    missed, tied, pairs, made = [], [], 0, 0
+    for folder in sorted(p for p in dreambooth.iterdir() if p.is_dir()):
+        photos = read_folder(folder, "thing").photos
+        matches = find_matches(photos)
+        pairs += len(matches)
+        tied += [(folder.name, m.a, m.b) for m in matches if m.kind == "duplicate"]
+        original = Image.open(folder / photos[0].name).convert("RGB")
+        changed = [as_photo(image, name) for name, image in copies(original).items()]
+        made += len(changed)
+        found = find_matches((photos[0], *changed))[: len(changed)]
+        missed += [(folder.name, m.b) for m in found if m.kind != "duplicate"]
+    print(f"{made} copies, {len(missed)} missed; {pairs} pairs of photos, tied: {tied}")
+    assert (made, missed) == (15 * 9, [])
+    assert pairs == 162 and tied == [("cat", "02.jpg", "03.jpg")]
+
+
+def test_the_two_cats_fall_on_one_side_for_every_seed(dreambooth):
+    cat = read_folder(dreambooth / "cat", "cat")
+    for seed in range(20):
+        split = split_set(cat, 2, seed)
+        sides = [{"02.jpg", "03.jpg"} <= set(part.names) for part in (split.train, split.held_out)]
+        assert any(sides), f"seed {seed}"
+        assert len(split.held_out) == 2
+        assert split.groups == [["02.jpg", "03.jpg"]]
+
+
+def test_split_is_seeded_and_certified(dreambooth):
+    dog = read_folder(dreambooth / "dog", "dog")
+    first, again, other = (split_set(dog, 0.4, seed) for seed in (1, 1, 2))
+    assert first.held_out.names == again.held_out.names and len(first.held_out) == 2
+    assert first.certificate.sha256 == again.certificate.sha256 != other.certificate.sha256
+    card = json.loads(first.certificate.to_json())
+    assert set(card["train"]).isdisjoint(card["held_out"]) and len(card["train"]) == 3
+    assert ".jpg" not in first.certificate.to_json()
+
+
+def test_no_disjoint_split_says_which_photos_belong_together(dreambooth):
+    image = Image.open(dreambooth / "dog" / "00.jpg").convert("RGB")
+    photos = [as_photo(v, n) for n, v in list(copies(image).items())[:3]]
+    with pytest.raises(AttractorError, match="mirrored, recompressed, resized"):
+        split_set(subject_set(photos, "dog"), 1, 0)
+
+
+def test_one_photo_cannot_be_split(dreambooth):
+    dog = read_folder(dreambooth / "dog", "dog")
+    with pytest.raises(AttractorError, match="at least two"):
+        split_set(dog.with_photos(dog.photos[:1]), 1, 0)
+
+
+def test_scoring_refuses_a_held_out_copy(dreambooth):
+    cat = read_folder(dreambooth / "cat", "cat")
+    with pytest.raises(AttractorError, match=r"03\.jpg is a near-duplicate of train photo 02\.jpg"):
+        check_disjoint(cat.with_photos(cat.photos[:3]), cat.with_photos(cat.photos[3:]))
+
+
+def test_featureless_copies_are_found_too():
+    y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
+    smooth = torch.stack([x, y, x * y], -1)
+    photos = [photo_from_tensor(smooth, "a"), photo_from_tensor((smooth * 0.98).clamp(0, 1), "b"),
+              photo_from_tensor(smooth.flip(0), "c")]  # fmt: skip
+    kinds = {(m.a, m.b): m.kind for m in find_matches(tuple(photos))}
+    assert kinds[("a", "b")] == "duplicate" and kinds[("a", "c")] == ""
