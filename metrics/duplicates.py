@@ -31,7 +31,8 @@ class Thresholds:
     """When two photos count as one shot.
 
     side: longer side in pixels at which features are taken. inliers: matches that agree on one map.
-    correlation: of grey values, and of edges and texture, where they overlap. overlap: the least part of the smaller frame that overlaps.
+    correlation: of grey values, and of edges and texture, where they overlap. overlap: the least part of the smaller
+    frame that overlaps.
     hash_bits: perceptual-hash distance up to which pictures are compared as a whole, too; pictures without
     features always are. whole_correlation: of whole thumbnails, for that. shoot_inliers, shoot_coverage: agreement
     that is no copy and still shows the same scene.

@@ -134,7 +134,7 @@ class Host:
         import requests
 
         comfy = fetch()
-        for name in ("custom_nodes", "input", "output", "models", "user", "temp"):
+        for name in ("custom_nodes", "input", "output", "models/embeddings", "user", "temp"):
             (self.base / name).mkdir(parents=True, exist_ok=True)
         for target, name in ((ROOT, self.pack_name), *((p, p.name) for p in self.extra_packs)):
             link = self.base / "custom_nodes" / name
@@ -189,6 +189,8 @@ class Host:
             started = time.monotonic()
             self._follow(connection, run, started + timeout, on_event)
             run.seconds = time.monotonic() - started
+            if answer.json().get("node_errors"):  # the host runs what is valid of a graph, and says what is not
+                raise _refusal(answer.json())
         finally:
             connection.close()
         history = requests.get(f"{self.url}/history/{run.prompt_id}", timeout=60).json()

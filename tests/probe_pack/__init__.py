@@ -14,7 +14,7 @@ from comfy_api.latest import ComfyExtension, io
 def _state(module):
     digest, objects, hooks, grads, changed = hashlib.sha256(), [], 0, 0, []
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        digest.update(name.encode() + tensor.detach().contiguous().view(torch.uint8).cpu().numpy().tobytes())
+        digest.update(name.encode() + tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().tobytes())
         objects.append((id(tensor), tensor.is_inference(), tensor.requires_grad))
         grads += tensor.grad is not None
     for name, child in module.named_modules():
@@ -68,6 +68,20 @@ class Conditioning(io.ComfyNode):
         difference = float((a[0][0] - b[0][0]).abs().max()) if a[0][0].shape == b[0][0].shape else float("inf")
         size = float(a[0][0].abs().max())
         return io.NodeOutput(ui={"text": (json.dumps({"difference": difference, "size": size}),)})
+
+
+class Again(io.ComfyNode):
+    """The same MODEL under another tag, so that the host runs again what comes after it."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Again", inputs=[io.Model.Input("model"), io.String.Input("tag")], outputs=[io.Model.Output()]
+        )
+
+    @classmethod
+    def execute(cls, model, tag):
+        return io.NodeOutput(model)
 
 
 class Break(io.ComfyNode):
@@ -150,7 +164,7 @@ class Bytes(io.ComfyNode):
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
-        return [State, Conditioning, Break, Flux, BadMask, Bytes]
+        return [State, Conditioning, Again, Break, Flux, BadMask, Bytes]
 
 
 async def comfy_entrypoint():

@@ -1,4 +1,4 @@
-"""Concept files: what is written is read, by others too; damaged and foreign ones are refused; nothing is half-written."""
+"""Concept files: what is written is read, by others too; damaged and foreign ones are refused."""
 
 import json
 import os

@@ -88,8 +88,8 @@ def test_local_encoders_of_the_real_architectures(tmp_path, sets):
 
     torch.manual_seed(0)
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    clip = CLIPModel(CLIPConfig(text_config={**small, "vocab_size": 49408},
-                                vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=16))  # fmt: skip
+    text, vision = {**small, "vocab_size": 49408}, {**small, "image_size": 32, "patch_size": 8}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
     clip.save_pretrained(tmp_path / "tiny-clip")
     for file in (demo_assets.ASSETS / "tokenizer").iterdir():
         (tmp_path / "tiny-clip" / file.name).write_bytes(file.read_bytes())
@@ -129,8 +129,8 @@ def test_missing_encoder_says_where_to_put_it(tmp_path):
 
 def test_report_files_hold_no_names_or_paths(tmp_path, sets, efficientnet):
     train, held_out = sets
-    concept = Concept({"l": torch.randn(2, 8)}, "cup", {"settings": {"steps": 3}, "stopped": "step 3",
-                                                        "loss": {"train": [[1, 0.5], [3, 0.4]]}, "best_step": 3})  # fmt: skip
+    card = {"settings": {"steps": 3}, "stopped": "step 3", "loss": {"train": [[1, 0.5], [3, 0.4]]}, "best_step": 3}
+    concept = Concept({"l": torch.randn(2, 8)}, "cup", card)
     shown = made([p.pixels for p in held_out.photos], concept)
     data, page = write_report(score(shown, shown, train, held_out, [efficientnet]), tmp_path / "r")
     text = data.read_text(encoding="utf-8")

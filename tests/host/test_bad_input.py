@@ -1,0 +1,209 @@
+"""Bad input through the real server: a clear message that names it, nothing written, and the server goes on."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from attractor_pack.tools.graphs import TRAINING, node
+from attractor_pack.tools.host import GraphError
+
+pytestmark = pytest.mark.host
+
+SHORT = {**TRAINING, "steps": 2, "background_steps": 2, "views": 1}
+
+
+@pytest.fixture
+def refused(server):
+    """Queue a graph that must fail; gives its message, after looking that nothing was written."""
+
+    def refused(graph, *parts):
+        before = _files(server.base)
+        with pytest.raises(GraphError) as error:
+            server.queue(graph)
+        message = error.value.message
+        assert error.value.kind.endswith(("AttractorError", "refused")), f"{error.value.kind}: {message}"
+        for part in parts:
+            assert part in message, message
+        assert "Traceback" not in message and "\n  File" not in message
+        assert _files(server.base) == before
+        alive = {"i": node("EmptyImage", width=8, height=8, batch_size=1, color=0), "o": node("PreviewAny", source=["i", 0])}
+        server.queue(alive)
+        return message
+
+    return refused
+
+
+def _files(base):
+    places = [base / "output", base / "models", base / "input"]
+    return {str(p): p.stat().st_mtime_ns for place in places for p in place.rglob("*") if p.is_file()}
+
+
+def load(folder):
+    return {"load": node("Attractor_LoadSubject", folder=str(folder), class_word="dog"),
+            "out": node("PreviewImage", images=["load", 1])}  # fmt: skip
+
+
+def good(path, size=(48, 40), seed=0):
+    Image.effect_noise(size, 40 + seed).convert("RGB").save(path)
+
+
+def test_empty_folder(refused, tmp_path):
+    refused(load(tmp_path), str(tmp_path), "no photos")
+
+
+def test_folder_that_does_not_exist(refused, tmp_path):
+    refused(load(tmp_path / "nowhere"), "nowhere", "no such folder")
+
+
+def test_no_folder_and_no_images(refused):
+    refused(load(""), "folder is empty")
+
+
+@pytest.mark.parametrize("folder", ["../secrets", "a/../../b", "C:\\photos", "photos\0x", "\\\\share\\photos"])
+def test_folder_names_that_lead_out(refused, folder):
+    refused(load(folder), "folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("cut.jpg", "cut"), ("none.png", "empty"), ("text.jpg", "text"), ("huge.png", "huge")]
+)
+def test_unreadable_photos(refused, tmp_path, name, kind):
+    good(tmp_path / "a.png")
+    path = tmp_path / name
+    if kind == "huge":
+        Image.new("1", (40000, 40000)).save(path)
+    elif kind == "cut":
+        good(path, (400, 300))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.write_bytes(b"" if kind == "empty" else b"this is a text")
+    refused(load(tmp_path), name)
+
+
+def test_one_photo_only(refused, tmp_path):
+    good(tmp_path / "a.png")
+    graph = load(tmp_path)
+    graph["split"] = node("Attractor_Split", subject=["load", 0], held_out=1, split_seed=0)
+    graph["text"] = node("PreviewAny", source=["split", 2])
+    refused(graph, "1 photo", "at least two")
+
+
+@pytest.mark.parametrize(
+    ("how", "count", "says"),
+    [("nan", 9, "NaN"), ("zero", 9, "all zero"), ("shape", 9, "64 x 32"), ("good", 2, "2 masks for 9 photos")],
+)
+def test_masks(refused, load_demo, how, count, says):
+    message = refused(load_demo(
+        bad=node("Probe_Mask", how=how, count=count),
+        mask=node("Attractor_Mask", subject=["demo", 3], back_end="external", grow=0.0, feather=0.0, fill_holes=True,
+                  masks=["bad", 0]),
+        out=node("PreviewAny", source=["mask", 3]),
+    ), says)  # fmt: skip
+    assert "photo" in message or ".png" in message
+
+
+def test_a_model_without_cross_attention(refused, load_demo, demo):
+    refused(load_demo(
+        flux=node("Probe_Flux"),
+        train=node("Attractor_Train", **{**demo, "model": ["flux", 0]}, train_set=["demo", 3], **SHORT),
+        out=node("PreviewAny", source=["train", 2]),
+    ), "Flux", "no cross-attention", "SD1.x")  # fmt: skip
+
+
+def test_a_concept_of_another_width(server, refused, load_demo):
+    path = server.base / "models" / "embeddings" / "sd15-size.safetensors"
+    save_file({"sd15-size": torch.randn(2, 768)}, path)
+    refused(load_demo(
+        concept=node("Attractor_LoadConcept", file=path.name),
+        prompt=node("Attractor_Prompt", model=["demo", 0], clip=["demo", 1], concept=["concept", 0],
+                    prompt="a <subject>"),
+        out=node("PreviewAny", source=["prompt", 1]),
+    ), "768", "128")  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "says"), [("cut", "cut short"), ("keys", "holds"), ("pickled", "pickle")])
+def test_damaged_concept_files(server, refused, name, says):
+    folder = server.base / "models" / "embeddings"
+    path = folder / f"{name}.safetensors"
+    if name == "keys":
+        save_file({"a": torch.ones(2), "b": torch.ones(2), "c": torch.ones(2)}, path)
+    elif name == "cut":
+        save_file({"cut": torch.randn(2, 128)}, path)
+        path.write_bytes(path.read_bytes()[:-64])
+    else:
+        path = folder / "pickled.pt"
+        path.write_bytes(pickle.dumps({"string_to_param": {"*": [1.0]}}))
+    refused({"concept": node("Attractor_LoadConcept", file=path.name),
+             "out": node("PreviewAny", source=["concept", 0])}, path.name, says)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["../rex", "C:rex", "re\0x", "my dog", "", "a/b"])
+def test_concept_names_that_cannot_be(server, refused, load_demo, name):
+    save_file({"plain": torch.randn(2, 128)}, server.base / "models" / "embeddings" / "plain.safetensors")
+    refused({
+        "concept": node("Attractor_LoadConcept", file="plain.safetensors"),
+        "save": node("Attractor_SaveConcept", concept=["concept", 0], name=name, when_exists="refuse"),
+    }, "name")  # fmt: skip
+
+
+def test_two_runs_with_one_name(server, refused):
+    folder = server.base / "models" / "embeddings"
+    save_file({"first": torch.zeros(2, 128)}, folder / "first.safetensors")
+    save_file({"second": torch.ones(2, 128)}, folder / "second.safetensors")
+    refused({
+        "concept": node("Attractor_LoadConcept", file="second.safetensors"),
+        "save": node("Attractor_SaveConcept", concept=["concept", 0], name="first", when_exists="refuse"),
+    }, "first.safetensors", "exists", "not lost")  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written(server, refused):
+    """The place of the embeddings folder is taken by a file, as a broken mount or link would."""
+    folder = server.base / "output" / "attractor"
+    folder.parent.mkdir(exist_ok=True)
+    aside = folder.with_name("attractor-aside")
+    if folder.exists():
+        folder.rename(aside)
+    folder.write_text("in the way", encoding="utf-8")
+    try:
+        save_file({"plain": torch.randn(2, 128)}, server.base / "models" / "embeddings" / "plain.safetensors")
+        grid = {"prompts": "a <subject>", "negative": "", "first_seed": 0, "seeds": 1, "steps": 1, "cfg": 1.0,
+                "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64, "batch_size": 1}  # fmt: skip
+        demo = {"model": ["demo", 0], "clip": ["demo", 1], "vae": ["demo", 2]}
+        refused({
+            "demo": node("Attractor_LoadDemo"),
+            "split": node("Attractor_Split", subject=["demo", 3], held_out=3, split_seed=0),
+            "grid": node("Attractor_SampleGrid", **demo, class_word="cup", **grid),
+            "score": node("Attractor_Score", generations=["grid", 2], train_set=["split", 0],
+                          held_out_set=["split", 1], image_encoder="efficientnet-lite0", text_encoder="none",
+                          report_name="blocked"),
+        }, "report.json", "cannot be written")  # fmt: skip
+    finally:
+        folder.unlink()
+        if aside.exists():
+            aside.rename(folder)
+
+
+def test_a_held_out_photo_that_was_trained_on(refused, dreambooth, load_demo, demo):
+    grid = {"prompts": "a <subject>", "negative": "", "first_seed": 0, "seeds": 1, "steps": 1, "cfg": 1.0,
+            "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64, "batch_size": 1}  # fmt: skip
+    cat = node("Attractor_LoadSubject", folder=str(dreambooth / "cat"), class_word="cat")
+    refused(load_demo(
+        cat=cat,
+        grid=node("Attractor_SampleGrid", **demo, class_word="cat", **grid),
+        score=node("Attractor_Score", generations=["grid", 2], train_set=["cat", 0], held_out_set=["cat", 0],
+                   image_encoder="efficientnet-lite0", text_encoder="none", report_name=""),
+    ), "near-duplicate of train photo")  # fmt: skip
+
+
+def test_a_prompt_without_the_subject(server, refused, load_demo):
+    save_file({"plain": torch.randn(2, 128)}, server.base / "models" / "embeddings" / "plain.safetensors")
+    refused(load_demo(
+        concept=node("Attractor_LoadConcept", file="plain.safetensors"),
+        prompt=node("Attractor_Prompt", model=["demo", 0], clip=["demo", 1], concept=["concept", 0], prompt="a dog"),
+        out=node("PreviewAny", source=["prompt", 1]),
+    ), "<subject>")  # fmt: skip
