@@ -30,7 +30,7 @@ def pipeline(folder=demo_assets.ASSETS) -> Any:
         beta_schedule="scaled_linear",  # what the host calls linear: in the square root
         beta_start=schedule["linear_start"], beta_end=schedule["linear_end"],
         num_train_timesteps=schedule["timesteps"], prediction_type="v_prediction" if config["prediction"] == "v"
-        else "epsilon", timestep_spacing="trailing",
+        else "epsilon", timestep_spacing="trailing", steps_offset=1,
     )  # fmt: skip
     nothing: Any = None
     return StableDiffusionPipeline(

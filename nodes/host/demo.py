@@ -56,6 +56,8 @@ def _demo_config(prediction: str) -> type:
     """A subclass of the host's SD1.5 that says of itself what the demo model is."""
 
     class AttractorDemo(comfy.supported_models.SD15):
+        unet_extra_config: dict = {}  # SD1.5's would set its own number of heads
+
         def model_type(self, state_dict: dict, prefix: str = "") -> Any:
             kinds = comfy.model_base.ModelType
             return kinds.V_PREDICTION if prediction == "v" else kinds.EPS

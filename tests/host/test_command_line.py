@@ -1,0 +1,82 @@
+"""The command line as a user calls it, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from attractor_pack.tools.models import MODELS
+from attractor_pack.training import demo_assets
+
+
+def attractor(*arguments):
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "attractor_pack.cli.main", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_split(dreambooth, tmp_path):
+    done = attractor("split", dreambooth / "cat", "--held-out", 2, "--seed", 0, "--json", tmp_path / "s.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    assert sorted(found["train"] + found["held_out"]) == [f"0{i}.jpg" for i in range(5)]
+    assert len(found["held_out"]) == 2 and found["groups"] == [["02.jpg", "03.jpg"]] and found["warnings"] == []
+
+
+def test_mask_writes_eight_bit_pngs_of_the_photos_sizes(dreambooth, tmp_path):
+    from PIL import Image
+
+    done = attractor("mask", dreambooth / "duck_toy", "--backend", "auto", "--word", "duck", "--models", MODELS,
+                     "--out", tmp_path, "--json", tmp_path / "m.json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    verdicts = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["photos"]
+    assert sorted(verdicts) == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"]
+    for name in verdicts:
+        with Image.open(tmp_path / name.replace("jpg", "png")) as mask, Image.open(dreambooth / "duck_toy" / name) as p:
+            assert mask.mode == "L" and mask.size == p.size and mask.getextrema()[1] > 200
+
+
+@pytest.mark.slow
+def test_train_sample_and_score(tmp_path):
+    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    photos.mkdir()
+    for path in (demo_assets.ASSETS / "subject").glob("*.png"):
+        shutil.copy(path, photos)
+    shutil.copytree(demo_assets.ASSETS / "subject" / "masks", masks)
+    done = attractor("train", photos, "--word", "cup", "--masks", masks, "--held-out", 3, "--resolution", 64, "--steps",
+                     8, "--background-steps", 4, "--views", 1, "--name", "mug", "--out", tmp_path / "out", "--json",
+                     tmp_path / "t.json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    trained = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
+    split = {k: trained[k] for k in ("train", "held_out")}
+    (tmp_path / "split.json").write_text(json.dumps(split), encoding="utf-8")
+    prompt = ("--prompt", "a photo of a <subject> on a red plain background", "--steps", 4, "--size", 64, "--seeds", 2)
+    for folder, more in (("with", ("--concept", trained["concept"])), ("base", ("--word", "cup"))):
+        done = attractor("sample", tmp_path / folder, *prompt, *more)
+        assert done.returncode == 0, done.stderr
+    done = attractor("score", tmp_path / "with", "--photos", photos, "--split", tmp_path / "split.json", "--base",
+                     tmp_path / "base", "--out", tmp_path / "report", "--json", tmp_path / "r.json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert report["scores"][0]["memorisation_gap"] is not None and len(report["pictures"]) == 2
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("split", "nowhere"), "nowhere: no such folder"),
+        (("mask", "nowhere", "--out", "x"), "nowhere: no such folder"),
+        (("sample", "out", "--prompt", "a <subject>"), "--word"),
+        (("train", ".", "--out", "x", "--name", "../y"), "'../y' cannot be used"),
+        (("score", "nowhere", "--photos", "x", "--split", "y"), "pictures.json: cannot be read"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_one(arguments, says):
+    done = attractor(*arguments)
+    assert done.returncode == 1 and says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and done.stdout == ""
