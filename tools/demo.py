@@ -22,7 +22,7 @@ def main() -> int:
     folder = str(Path(chosen.photos).resolve()) if chosen.photos else ""
     word = chosen.word or (Path(folder).name.rstrip("0123456789").replace("_", " ") if folder else "cup")
     name = f"photos-{Path(folder).name}" if folder else "demo"
-    graph = main_road(folder, word, name=f"{name}-concept", report=name, held_out=0.34 if folder else 3)
+    graph = main_road(folder, word, name=f"{name}-concept", report=name, held_out=0.34 if folder else 4)
     try:
         link_into(BASE)
         with Host(BASE) as host:

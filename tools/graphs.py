@@ -23,10 +23,14 @@ def node(kind: str, **inputs) -> dict:
 
 def main_road(
     folder: str = "", class_word: str = "cup", name: str = "demo-cup", report: str = "demo", back_end: str = "saliency",
-    held_out: float = 3, prompts: tuple[str, ...] = PROMPTS, seeds: int = 3, when_exists: str = "overwrite",
-    training: dict | None = None, sampler: dict | None = None,
+    held_out: float = 4, split_seed: int = 4, prompts: tuple[str, ...] = PROMPTS, seeds: int = 3,
+    when_exists: str = "overwrite", training: dict | None = None, sampler: dict | None = None,
 ) -> dict:  # fmt: skip
-    """The whole road on the demo checkpoint; folder: photos to learn from, or "" for the demo subject."""
+    """The whole road on the demo checkpoint; folder: photos to learn from, or "" for the demo subject.
+
+    With split seed 4 the demo subject's four photos on other backgrounds are held out, and the training sees one
+    single shoot: the hard case.
+    """
     sampler = {**SAMPLER, **(sampler or {})}
     model = {"model": ["demo", 0], "clip": ["demo", 1], "vae": ["demo", 2]}
     grid = {"prompts": "\n".join(prompts), "negative": "", "first_seed": 1, "seeds": seeds, "batch_size": 6, **sampler}
@@ -34,7 +38,7 @@ def main_road(
         "demo": node("Attractor_LoadDemo"),
         "mask": node("Attractor_Mask", subject=["photos", 0] if folder else ["demo", 3], back_end=back_end, grow=0.0,
                      feather=4.0, fill_holes=True),
-        "split": node("Attractor_Split", subject=["mask", 0], held_out=held_out, split_seed=0),
+        "split": node("Attractor_Split", subject=["mask", 0], held_out=held_out, split_seed=split_seed),
         "train": node("Attractor_Train", **model, train_set=["split", 0], held_out_set=["split", 1],
                       **{**TRAINING, **(training or {})}),
         "save": node("Attractor_SaveConcept", concept=["train", 0], name=name, when_exists=when_exists),

@@ -24,8 +24,8 @@ from .settings import TrainSettings
 from .views import Views, make_views
 
 _SD15_TABLE_SCALE = 0.0139  # standard deviation of SD1.5's token embeddings, to which published rates refer
-_EVALUATIONS = 20  # measurements of the fixed losses in a run
-_FIXED_SAMPLES = 16
+_EVALUATIONS = 12  # measurements of the fixed losses in a run
+_FIXED_SAMPLES = 24
 _PLATEAU = 0.01  # the background is explained when its loss falls by less than this part ...
 _PATIENCE = 3  # ... over so many measurements
 
@@ -43,6 +43,7 @@ class History:
     """What was measured. losses: (step, value) of every step, background steps counted below zero.
 
     background, train, held_out: (step, loss) on fixed noise and timesteps. best_step: the one that was kept.
+    stopped: why that one, in words.
     """
 
     losses: list[tuple[int, float]] = field(default_factory=list)
@@ -77,7 +78,8 @@ def train(
 ) -> tuple[Concept, History]:
     """Learn a concept from the train set.
 
-    Uses the masks of the set where it has them. With a held-out set the step with the lowest held-out loss is kept.
+    Uses the masks of the set where it has them. With a held-out set the last step is kept at which the held-out loss
+    has not risen for certain above its lowest (see `latest_as_good`).
     preview_every: steps between two calls of watcher.preview; 0 for none.
     Raises AttractorError for an unusable set or a loss that is no number, and whatever the watcher raises.
     """
@@ -113,6 +115,7 @@ class _Run:
         self.vectors = self._start(subject.class_word, s.vectors)
         self.backgrounds = self._start_backgrounds()
         self.best = self._copy()
+        self._kept: list[tuple[int, Embedding, Tensor]] = []
         self.has_background = float((1 - self.views.masks).mean()) > 0.02
 
     @property
@@ -131,7 +134,7 @@ class _Run:
         def after(step: int) -> bool:
             if step % every and step != limit:
                 return False
-            value = self._measure(self.views, fixed, self.backgrounds, "background")
+            value = float(self._measure(self.views, fixed, self.backgrounds, "background").mean())
             self.history.background.append((step - limit, value))
             self.watcher.measured(self.history)
             return _has_settled([v for _, v in self.history.background])
@@ -153,10 +156,12 @@ class _Run:
 
         def after(step: int) -> bool:
             if step % every == 0 or step == steps:
-                self.history.train.append((step, self._measure(self.views, fixed, self.backgrounds, "subject")))
+                values = self._measure(self.views, fixed, self.backgrounds, "subject")
+                self.history.train.append((step, float(values.mean())))
                 if self.held_out and held:
-                    self.history.held_out.append((step, self._measure(self.held_out, held, (), "subject")))
-                self._keep_best(step)
+                    values = self._measure(self.held_out, held, (), "subject")
+                    self.history.held_out.append((step, float(values.mean())))
+                    self._kept.append((step, self._copy(), values))
                 self.watcher.measured(self.history)
             if preview_every and step % preview_every == 0:
                 self.watcher.preview(step, Concept(self._copy(), self.set.class_word))
@@ -166,11 +171,7 @@ class _Run:
         if together:
             parameters += [t for b in self.backgrounds for t in b.values()]
         self._optimise(parameters, steps, "subject", after)
-        self.history.stopped = (
-            f"step {self.history.best_step} of {steps}: lowest loss on the held-out photos"
-            if self.held_out
-            else f"step {steps}: all steps taken (no held-out photos to stop by)"
-        )
+        self._choose(steps)
 
     def _optimise(self, parameters: list[Tensor], steps: int, phase: str, after: Callable[[int], bool]) -> int:
         """AdamW with warm-up and cosine decay; gives the number of steps taken before `after` said to stop."""
@@ -181,7 +182,7 @@ class _Run:
         for step in range(1, steps + 1):
             random = draw(self.model, self.views, self.settings.batch_size, self.generator)
             strength = self.settings.strength
-            value = loss(self.model, self.views, random, self.vectors, self.backgrounds, strength, phase)
+            value = loss(self.model, self.views, random, self.vectors, self.backgrounds, strength, phase).mean()
             number = float(value.detach())
             if not math.isfinite(number):
                 raise AttractorError(
@@ -202,15 +203,24 @@ class _Run:
         return steps
 
     @torch.no_grad()
-    def _measure(self, views: Views, draws: Sequence, backgrounds: Sequence[Embedding], part: str) -> float:
+    def _measure(self, views: Views, draws: Sequence, backgrounds: Sequence[Embedding], part: str) -> Tensor:
+        """Losses of the fixed samples: [N]."""
         strength = self.settings.strength
-        values = [loss(self.model, views, d, self.vectors, backgrounds, strength, part) * len(d.index) for d in draws]
-        return float(sum(values) / sum(len(d.index) for d in draws))
+        return torch.cat([loss(self.model, views, d, self.vectors, backgrounds, strength, part) for d in draws]).cpu()
 
-    def _keep_best(self, step: int) -> None:
-        seen = [v for _, v in self.history.held_out]
-        if not seen or seen[-1] <= min(seen):
-            self.best, self.history.best_step = self._copy(), step
+    def _choose(self, steps: int) -> None:
+        """Keep the last step that the held-out photos do not speak against."""
+        if not self._kept:
+            self.best, self.history.best_step = self._copy(), steps
+            self.history.stopped = f"step {steps}: all steps taken (no held-out photos to stop by)"
+            return
+        chosen = latest_as_good([values for _, _, values in self._kept])
+        self.history.best_step, self.best, _ = self._kept[chosen]
+        self.history.stopped = (
+            f"step {steps}: all steps taken, the held-out loss had not risen"
+            if chosen == len(self._kept) - 1
+            else f"step {self.history.best_step} of {steps}: from there on the held-out loss rose"
+        )
 
     def _start(self, text: str, count: int) -> Embedding:
         """Vectors that start from the words of a text, in turn, a little apart from one another."""
@@ -239,6 +249,22 @@ class _Run:
 
     def _copy(self) -> Embedding:
         return {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in self.vectors.items()}
+
+
+def latest_as_good(losses: Sequence[Tensor]) -> int:
+    """Index of the last measurement whose loss is at most one standard error above the lowest.
+
+    losses: one [N] a measurement, on the same N samples with the same noise, so that the standard error is that of
+    the paired differences. The one-standard-error rule of Breiman et al., "Classification and Regression Trees",
+    1984, with the latest in the place of the simplest.
+    """
+    lowest = min(losses, key=lambda values: float(values.mean()))
+    for index in range(len(losses) - 1, -1, -1):
+        difference = losses[index] - lowest
+        error = float(difference.std()) / math.sqrt(max(1, len(difference))) if len(difference) > 1 else 0.0
+        if float(difference.mean()) <= error:
+            return index
+    return 0
 
 
 def _require_grad(parameters: Sequence[Tensor], on: bool) -> None:

@@ -55,7 +55,7 @@ def loss(
     model: DiffusionModel, views: Views, step: Draw, subject: Embedding, backgrounds: Sequence[Embedding],
     strength: float, part: str,
 ) -> Tensor:  # fmt: skip
-    """Mean weighted error of a step.
+    """Weighted error of each sample of a step: [B].
 
     backgrounds: none, one shared by all photos, or one for each photo. part: "subject" weighs pixels by
     m + (1 - s)(1 - m), "background" by 1 - m, "all" equally.
@@ -70,7 +70,7 @@ def loss(
         "background": lambda: 1 - masks,
         "all": lambda: torch.ones_like(masks),
     }[part]()
-    return weighted_error(denoised, latents, model.output_scale(sigma), weight).mean()
+    return weighted_error(denoised, latents, model.output_scale(sigma), weight)
 
 
 def _context(

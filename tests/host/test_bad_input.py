@@ -6,11 +6,10 @@ import pickle
 
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import save_file
-
 from attractor_pack.tools.graphs import TRAINING, node
 from attractor_pack.tools.host import GraphError
+from PIL import Image
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.host
 
@@ -31,8 +30,8 @@ def refused(server):
             assert part in message, message
         assert "Traceback" not in message and "\n  File" not in message
         assert _files(server.base) == before
-        alive = {"i": node("EmptyImage", width=8, height=8, batch_size=1, color=0), "o": node("PreviewAny", source=["i", 0])}
-        server.queue(alive)
+        image = node("EmptyImage", width=8, height=8, batch_size=1, color=0)
+        server.queue({"image": image, "alive": node("PreviewAny", source=["image", 0])})
         return message
 
     return refused

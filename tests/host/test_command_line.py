@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-
 from attractor_pack.tools.models import MODELS
 from attractor_pack.training import demo_assets
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from attractor_pack.attractor.prompts import SUBJECT
 from attractor_pack.training import demo_assets
 from attractor_pack.training.concept import Concept, load_concept, save_concept

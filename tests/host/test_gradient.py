@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-
 from attractor_pack.attractor.prompts import BACKGROUND, SUBJECT
 from attractor_pack.training import demo_assets
 from attractor_pack.training.loop import train
@@ -23,7 +22,6 @@ SHORT = TrainSettings(steps=3, background_steps=3, vectors=2, views=1, resolutio
 def host_model(comfy):
     """The demo model as a server would have it: loaded under inference mode; `dtype` of the stored weights."""
     import comfy.ops
-
     from attractor_pack.nodes.host import demo
     from attractor_pack.nodes.host.model import HostModel
 
@@ -48,7 +46,7 @@ def _store_as(module, dtype, ops):
 
 
 def _loss_of(model, views, draws, backgrounds=()):
-    return lambda subject: loss(model, views, draws, subject, backgrounds, 1.0, "subject")
+    return lambda subject: loss(model, views, draws, subject, backgrounds, 1.0, "subject").mean()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e4m3fn], ids=str)
@@ -133,7 +131,7 @@ def test_background_tokens_get_no_gradient_from_the_subject_phase(host_model):
         subject = {"l": model.words("cup")["l"].requires_grad_(True)}
         background = {"l": model.words("plain white")["l"].requires_grad_(True)}
         draws = fixed_draws(model, views, 2, 2, 0)[0]
-        loss(model, views, draws, subject, [background], 1.0, "background").backward()
+        loss(model, views, draws, subject, [background], 1.0, "background").mean().backward()
         assert background["l"].grad.abs().max() > 0
         context = model.encode(
             [f"a {SUBJECT} on a {BACKGROUND} background"], [{SUBJECT: subject, BACKGROUND: background}]

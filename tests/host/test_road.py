@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from attractor_pack.tools.graphs import main_road, node
 from attractor_pack.tools.host import GraphError, Host
 
@@ -33,7 +32,7 @@ def test_photos_in_scored_concept_out(server):
     assert "similarity to held-out photos" in text and "memorisation gap" in text
     folder = server.base / "output" / "attractor" / "road"
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert len(report["pictures"]) == 4 and len(report["held_out_photos"]) == 3 == 9 - len(report["train_photos"])
+    assert len(report["pictures"]) == 4 and len(report["held_out_photos"]) == 4 == 9 - len(report["train_photos"])
     assert report["run_card"]["settings"]["steps"] == 20
     assert report["run_card"]["split_certificate"] == report["split_certificate"]
     assert (server.base / "models" / "embeddings" / "road.safetensors").is_file()
@@ -122,7 +121,8 @@ def test_photos_of_different_sizes_come_from_a_folder(server, tmp_path, dreamboo
         image.resize((400 + 60 * i, 500 - 90 * i)).save(folder / f"犬 {i}.png")
     run = server.queue({
         "load": node("Attractor_LoadSubject", folder=str(folder), class_word="dog"),
-        "mask": node("Attractor_Mask", subject=["load", 0], back_end="saliency", grow=0.0, feather=4.0, fill_holes=True),
+        "mask": node("Attractor_Mask", subject=["load", 0], back_end="saliency", grow=0.0, feather=4.0,
+                     fill_holes=True),
         "split": node("Attractor_Split", subject=["mask", 0], held_out=1, split_seed=0),
         "text": node("PreviewAny", source=["split", 2]),
         "verdict": node("PreviewAny", source=["mask", 3]),

@@ -6,7 +6,6 @@ import threading
 import time
 
 import pytest
-
 from attractor_pack.tools.graphs import TRAINING, node
 from attractor_pack.tools.host import GraphError
 

@@ -14,7 +14,8 @@ from comfy_api.latest import ComfyExtension, io
 def _state(module):
     digest, objects, hooks, grads, changed = hashlib.sha256(), [], 0, 0, []
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        digest.update(name.encode() + tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().tobytes())
+        raw = tensor.detach().reshape(-1).contiguous().view(torch.uint8)
+        digest.update(name.encode() + raw.cpu().numpy().tobytes())
         objects.append((id(tensor), tensor.is_inference(), tensor.requires_grad))
         grads += tensor.grad is not None
     for name, child in module.named_modules():

@@ -1,0 +1,68 @@
+"""In a real browser: the report page, and the pack's nodes on the front end's canvas."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from attractor_pack.tools.graphs import main_road
+from playwright.sync_api import sync_playwright
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def page():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "Chromium is not installed: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+        )
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        page = context.new_page()
+        page.problems = []
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        yield page
+        browser.close()
+
+
+def test_the_report_page(server, page, tmp_path):
+    graph = main_road(name="browser", report="browser", seeds=1, sampler={"steps": 2},
+                      training={"steps": 4, "background_steps": 2, "views": 1})  # fmt: skip
+    server.queue(graph)
+    path = server.base / "output" / "attractor" / "browser" / "report.html"
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    assert "One cup, learnt from 5 photos" in page.inner_text("h1")
+    sizes = page.eval_on_selector_all("img", "all => all.map(i => [i.naturalWidth, i.alt])")
+    assert len(sizes) > 15 and all(width > 0 and alt for width, alt in sizes)
+    assert [u for u in requests if not u.startswith(("file:", "data:"))] == []
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        over = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert over <= 0, f"the page is {over} px too wide at {width} px"
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
+    page.emulate_media(color_scheme="light")
+    assert page.problems == []
+
+
+def test_the_nodes_on_the_canvas(server, page):
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(server.url)
+    page.wait_for_function("() => !!(window.app?.graph && window.LiteGraph?.registered_node_types?.Attractor_Train)")
+    made = page.evaluate(
+        """() => Object.keys(LiteGraph.registered_node_types).filter(n => n.startsWith('Attractor_')).map(n => {
+            const node = LiteGraph.createNode(n); app.graph.add(node);
+            return [n, node.inputs.length, node.outputs.length, (node.widgets || []).length]; })"""
+    )
+    assert len(made) == 10
+    train = next(row for row in made if row[0] == "Attractor_Train")
+    assert train[2] == 3 and train[3] == 15
+    widgets = page.evaluate("app.graph.findNodesByType('Attractor_Train')[0].widgets.map(w => w.name)")
+    assert "control_after_generate" not in widgets, "a queue would change the seed and train again"
+    kinds = page.evaluate("app.graphToPrompt().then(p => Object.values(p.output).map(n => n.class_type))")
+    assert "Attractor_Score" in kinds

@@ -1,0 +1,64 @@
+"""Full-size SD1.5 and SDXL checkpoints with random weights through the stock loader: trained, saved, loaded again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from attractor_pack.tools.graphs import TRAINING, node
+
+pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+KINDS = ["sd15", *(["sdxl"] if os.environ.get("ATTRACTOR_TEST_SDXL") else [])]  # SDXL has its own make target
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_train_save_and_load_again(server, said, kind):
+    folder = server.base / "models" / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"random-{kind}.safetensors"
+    subprocess.run([sys.executable, "-P", "-m", "attractor_pack.tools.checkpoints", kind, str(path)], check=True)
+    try:
+        _road(server, said, kind, path.name)
+    finally:
+        path.unlink()
+
+
+def _road(server, said, kind, file):
+    def loaded(**nodes):
+        return {"base": node("CheckpointLoaderSimple", ckpt_name=file), **nodes}
+
+    before = _peak(server.pid)
+    settings = {**TRAINING, "steps": 2, "background_steps": 2, "batch_size": 1, "vectors": 2, "resolution": 128,
+                "views": 1}  # fmt: skip
+    run = server.queue(loaded(
+        demo=node("Attractor_LoadDemo"),
+        train=node("Attractor_Train", model=["base", 0], clip=["base", 1], vae=["base", 2], train_set=["demo", 3],
+                   **settings),
+        save=node("Attractor_SaveConcept", concept=["train", 0], name=f"full-{kind}", when_exists="overwrite"),
+        card=node("PreviewAny", source=["train", 2]),
+    ), timeout=1400)  # fmt: skip
+    card = json.loads(run.outputs["card"]["text"][0])
+    print(f"{kind}: {run.seconds:.0f} s, peak memory of the server {before:.1f} -> {_peak(server.pid):.1f} GiB")
+    assert card["prediction"] == "eps" and len(card["loss"]["train"]) == 2
+    token = f"embedding:full-{kind}"
+    run = server.queue(loaded(
+        concept=node("Attractor_LoadConcept", file=f"full-{kind}.safetensors"),
+        ours=node("Attractor_Prompt", model=["base", 0], clip=["base", 1], concept=["concept", 0],
+                  prompt="a photo of a <subject> on a beach"),
+        stock=node("CLIPTextEncode", clip=["base", 1], text=f"a photo of a {token} on a beach"),
+        same=node("Probe_Difference", a=["ours", 1], b=["stock", 0]),
+        plain=node("CLIPTextEncode", clip=["base", 1], text="a photo of a cup on a beach"),
+        differs=node("Probe_Difference", a=["plain", 0], b=["stock", 0]),
+    ), timeout=1400)  # fmt: skip
+    assert said(run, "same")["difference"] <= 1e-5
+    assert said(run, "differs")["difference"] > 1e-3
+
+
+def _peak(pid):
+    """Peak resident memory of a process in GiB."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2**20
