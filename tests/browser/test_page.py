@@ -50,19 +50,26 @@ def test_the_report_page(server, page, tmp_path):
     assert page.problems == []
 
 
-def test_the_nodes_on_the_canvas(server, page):
+def test_the_nodes_on_the_canvas(server, page, tmp_path):
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(server.url)
     page.wait_for_function("() => !!(window.app?.graph && window.LiteGraph?.registered_node_types?.Attractor_Train)")
-    made = page.evaluate(
-        """() => Object.keys(LiteGraph.registered_node_types).filter(n => n.startsWith('Attractor_')).map(n => {
-            const node = LiteGraph.createNode(n); app.graph.add(node);
-            return [n, node.inputs.length, node.outputs.length, (node.widgets || []).length]; })"""
+    page.wait_for_timeout(3000)  # the front end restores its last or its default graph
+    found = page.evaluate(
+        """async () => {
+            app.graph.clear();
+            const names = Object.keys(LiteGraph.registered_node_types).filter(n => n.startsWith('Attractor_'));
+            const nodes = names.map(n => { const node = LiteGraph.createNode(n); app.graph.add(node); return node; });
+            const train = nodes.find(n => n.type === 'Attractor_Train');
+            const prompt = await app.graphToPrompt();
+            return { names, widgets: train.widgets.map(w => w.name), outputs: train.outputs.map(o => o.name),
+                     queued: Object.values(prompt.output).map(n => n.class_type) };
+        }"""
     )
-    assert len(made) == 10
-    train = next(row for row in made if row[0] == "Attractor_Train")
-    assert train[2] == 3 and train[3] == 15
-    widgets = page.evaluate("app.graph.findNodesByType('Attractor_Train')[0].widgets.map(w => w.name)")
-    assert "control_after_generate" not in widgets, "a queue would change the seed and train again"
-    kinds = page.evaluate("app.graphToPrompt().then(p => Object.values(p.output).map(n => n.class_type))")
-    assert "Attractor_Score" in kinds
+    assert len(found["names"]) == 10
+    assert found["outputs"] == ["concept", "loss curve", "run card"]
+    assert found["widgets"][:3] == ["steps", "batch_size", "learning_rate"]
+    assert "control_after_generate" not in found["widgets"], "a queue would change the seed and train again"
+    assert set(found["names"]) == set(found["queued"])
+    page.screenshot(path=str(tmp_path / "canvas.png"))
+    assert (tmp_path / "canvas.png").stat().st_size > 20_000

@@ -1,0 +1,1 @@
+"""Seeded scripts that pre-train the demo checkpoint on the rendered world."""
