@@ -17,6 +17,8 @@ from torch import Tensor
 from ..attractor.errors import AttractorError
 
 EFFICIENTNET = "efficientnet-lite0"
+DEMO_CLIP = "demo-clip"
+_DEMO_CLIP_FOLDER = Path(__file__).parents[1] / "assets" / "demo" / "clip"
 _BATCH = 16
 
 
@@ -88,7 +90,9 @@ class TorchEncoder:
 
 
 def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
-    """The encoder called `name`: "efficientnet-lite0", or a file or folder of that name in one of the folders.
+    """The encoder called `name`: one that comes with the pack, or a file or folder of that name in one of the folders.
+
+    "efficientnet-lite0" is real and small; "demo-clip" knows the demo world only.
 
     A file is an open_clip checkpoint named after its architecture, such as ViT-B-32.safetensors; a folder holds a
     model in transformers' layout (CLIP, DINO, DINOv2). Raises AttractorError, naming what is missing.
@@ -96,6 +100,8 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
     path = next((f / name for f in folders if (f / name).exists()), None)
     if name == EFFICIENTNET:
         return efficientnet_lite0(folders)
+    if name == DEMO_CLIP and path is None:
+        path = _DEMO_CLIP_FOLDER
     if path is None:
         raise AttractorError(
             f"Encoder {name!r}: no such file or folder in {folders[0]}. Put an open_clip checkpoint "
@@ -106,7 +112,7 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
 
 def available(folders: Sequence[Path]) -> list[str]:
     """Names that load_encoder takes: what lies in the folders, and EfficientNet-Lite0."""
-    found = {EFFICIENTNET}
+    found = {EFFICIENTNET, *([DEMO_CLIP] if (_DEMO_CLIP_FOLDER / "config.json").is_file() else [])}
     for folder in folders:
         if folder.is_dir():
             for path in folder.iterdir():

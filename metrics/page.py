@@ -53,6 +53,7 @@ def render(report: Report) -> str:
         base_sheet=_image(to_picture(contact_sheet(report.base))) if report.base else "",
         nearest=report.nearest_pair,
         limits=Thresholds(),
+        toy_subject=all(max(p.size) <= 64 for p in report.train.photos),
         certificate=report.train.certificate,
         suspects=_suspects(report),
         sampler=report.generations.items[0].settings if report.generations.items else {},

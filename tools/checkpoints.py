@@ -31,7 +31,7 @@ UNETS: dict[str, dict] = {
 
 def write(kind: str, path: Path) -> None:
     """Write a checkpoint in half precision that the stock CheckpointLoaderSimple takes for `kind`."""
-    _import_host()
+    import_host()
     import torch
     from safetensors.torch import save_file
 
@@ -75,7 +75,8 @@ def _fill(module: Any, torch: Any) -> None:
                 tensor.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
 
 
-def _import_host() -> None:
+def import_host() -> None:
+    """Make ComfyUI's modules importable in this process, on the CPU."""
     path = str(fetch())
     if path not in sys.path:
         sys.path.append(path)
