@@ -38,6 +38,11 @@ class DiffusersModel:
         return self.pipeline.unet.device
 
     @property
+    def compute_dtype(self) -> torch.dtype:
+        """Precision of the U-Net."""
+        return self.pipeline.unet.dtype
+
+    @property
     def identity(self) -> dict[str, str]:
         """Hash over samples of the weights of U-Net, text encoders and VAE."""
         modules = {"model": self.pipeline.unet, "vae": self.pipeline.vae}

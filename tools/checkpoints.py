@@ -76,13 +76,14 @@ def _fill(module: Any, torch: Any) -> None:
 
 
 def import_host() -> None:
-    """Make ComfyUI's modules importable in this process, on the CPU."""
+    """Make ComfyUI's modules importable in this process; on the CPU where there is no CUDA."""
     path = str(fetch())
     if path not in sys.path:
         sys.path.append(path)
     import comfy.cli_args
+    import torch
 
-    comfy.cli_args.args.cpu = True
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()
 
 
 if __name__ == "__main__":

@@ -178,6 +178,8 @@ class _Run:
         _require_grad(parameters, True)
         groups = [{"params": [p], "lr": self._rate(p)} for p in parameters]
         optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+        # in half precision small gradients would round to zero on their way through the U-Net
+        scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.model.compute_dtype == torch.float16)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _warm_cosine(i, steps))
         for step in range(1, steps + 1):
             random = draw(self.model, self.views, self.settings.batch_size, self.generator)
@@ -190,8 +192,9 @@ class _Run:
                     f"(now {self.settings.learning_rate:g}); if it happens at step 1, the MODEL or the photos' "
                     "latents hold NaN: try the VAE or the model in another precision."
                 )
-            value.backward()
-            optimiser.step()
+            scaler.scale(value).backward()
+            scaler.step(optimiser)
+            scaler.update()
             optimiser.zero_grad(set_to_none=True)
             schedule.step()
             self.history.losses.append((step - steps if phase == "background" else step, number))

@@ -32,7 +32,7 @@ class DiffusionModel(Protocol):
 
     identity: hashes that tell which model it is. widths: text-encoder key to the width D of its embeddings.
     prediction: "eps" or "v", for the run card. timesteps: number of training timesteps.
-    device: where latents and vectors of the training live.
+    device: where latents and vectors of the training live. compute_dtype: in which the U-Net computes.
     """
 
     @property
@@ -45,6 +45,8 @@ class DiffusionModel(Protocol):
     def timesteps(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
+    @property
+    def compute_dtype(self) -> torch.dtype: ...
 
     def training(self, batch_size: int, resolution: int) -> AbstractContextManager[None]:
         """Load the models and let gradients reach embeddings; puts everything back as it was."""

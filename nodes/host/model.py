@@ -36,6 +36,11 @@ class HostModel:
         return torch.device(self.patcher.load_device)
 
     @property
+    def compute_dtype(self) -> torch.dtype:
+        """Precision of the host's U-Net computation, whatever its weights are stored in."""
+        return self._base.manual_cast_dtype or self._base.get_dtype()
+
+    @property
     def identity(self) -> dict[str, str]:
         """Hashes over samples of the weights, with the names of the host's classes."""
         return {

@@ -123,6 +123,23 @@ def test_every_precision_trains_and_the_weights_exist_once(host_model, dtype):
     assert len(history.losses) == 6
 
 
+def test_half_precision_computation_trains_like_single(host_model):
+    """Gradients in float16 survive the way through the U-Net and the text encoder."""
+    learnt = []
+    for half in (False, True):
+        model = host_model()
+        if half:
+            with torch.inference_mode():
+                model.patcher.model.diffusion_model.half()
+            model.patcher.model.diffusion_model.dtype = torch.float16
+            assert model.compute_dtype == torch.float16
+        with torch.inference_mode():
+            concept, _ = train(model, demo_assets.subject(), SHORT)
+        learnt.append(concept.vectors["l"] - model.words("cup")["l"])
+    likeness = torch.nn.functional.cosine_similarity(learnt[0][:1], learnt[1][:1])
+    assert float(likeness) > 0.9
+
+
 def test_background_tokens_get_no_gradient_from_the_subject_phase(host_model):
     model = host_model()
     with torch.inference_mode(), model.training(2, 64):

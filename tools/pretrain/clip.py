@@ -37,13 +37,14 @@ def make_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     ids = {word: i for i, word in enumerate(words())}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    pad, unknown, start, end = SPECIAL
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<start> $A <end>", special_tokens=[("<start>", ids["<start>"]), ("<end>", ids["<end>"])])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>",
-                                   bos_token="<start>", eos_token="<end>", model_max_length=LENGTH)
+        single=f"{start} $A {end}", special_tokens=[(start, ids[start]), (end, ids[end])])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, unk_token=unknown,
+                                   bos_token=start, eos_token=end, model_max_length=LENGTH)
 
 
 def make_model():

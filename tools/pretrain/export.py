@@ -3,7 +3,7 @@
 import argparse
 import json
 import platform
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     std = round(float(state["clip.token_embedding"].float().std()), 4)
     training = {
         "samples": run["samples"], "steps": run["steps"], "seconds": round(run["seconds"]), "seed": args.seed,
-        "device": f"CPU, {platform.machine()}", "date": datetime.now(UTC).date().isoformat(),
+        "device": f"CPU, {platform.machine()}", "date": datetime.now(timezone.utc).date().isoformat(),
     }
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(state, args.out / "checkpoint.safetensors", metadata={"format": "attractor-demo-1"})

@@ -151,51 +151,62 @@ def padded(state: dict[str, torch.Tensor], like: dict[str, torch.Tensor]) -> dic
     return out
 
 
-def train(team: Team, args: argparse.Namespace) -> None:
-    """Train for some minutes, or go on from the last save; the rate falls over the minutes.
-
-    `args.decoder_only` keeps the encoder, and so the meaning of all latents, as it is.
-    """
-    path = args.folder / f"vae{args.latent_channels}.pt"
+def restored(path: Path, args: argparse.Namespace) -> tuple[Codec, dict]:
+    """The codec of the last save and its counts, or a new one, widened from a narrower one if asked."""
     torch.manual_seed(args.seed)
-    codec, state = Codec(args.latent_channels), {"seconds": 0.0, "steps": 0}
+    codec, counts = Codec(args.latent_channels), {"seconds": 0.0, "decoder_seconds": 0.0, "steps": 0}
     if path.exists():
         loaded = torch.load(path, weights_only=True)
-        codec.load_state_dict(loaded["codec"])
-        state = {k: loaded[k] for k in state}
+        codec.load_state_dict(loaded.pop("codec"))
+        counts |= loaded
     elif args.widen_from:
         narrow = torch.load(args.folder / f"vae{args.widen_from}.pt", weights_only=True)
         codec.load_state_dict(widened(narrow["codec"], codec))
     if args.decoder_only:
         codec.encoder.requires_grad_(False)
         codec.frozen = True
+    return codec, counts
+
+
+def train(team: Team, args: argparse.Namespace) -> None:
+    """Train until `args.minutes` have passed in all, going on from the last save; the rate falls with time.
+
+    `args.decoder_only` keeps the encoder, and so the meaning of all latents, as it is; its time is
+    counted apart.
+    """
+    path = args.folder / f"vae{args.latent_channels}.pt"
+    codec, counts = restored(path, args)
+    clock, budget = "decoder_seconds" if args.decoder_only else "seconds", args.minutes * 60
     weights = [p for p in codec.parameters() if p.requires_grad]
     pictures, test = load_pictures(args.folder), held_out(96, args.seed)
     optimiser = torch.optim.AdamW(weights, lr=args.lr, weight_decay=1e-4)
-    rng = np.random.default_rng((args.seed, team.rank, state["steps"]))
-    torch.manual_seed(args.seed + state["steps"] + 100_003 * team.rank)
-    begin, before, noted, gone = time.monotonic(), state["seconds"], time.monotonic(), 0.0
-    while gone < args.minutes * 60:
+    rng = np.random.default_rng((args.seed, team.rank, counts["steps"]))
+    torch.manual_seed(args.seed + counts["steps"] + 100_003 * team.rank)
+    begin, before, noted = time.monotonic(), counts[clock], time.monotonic()
+
+    def note(word: str) -> None:
+        save_atomic(path, {"codec": codec.state_dict(), **counts})
+        print(f"vae {word} {counts[clock]:.0f} s, {counts['steps']} steps, psnr {psnr(codec, test):.2f} dB",
+              flush=True)
+
+    while counts[clock] < budget:
         for group in optimiser.param_groups:
-            group["lr"] = args.lr * cosine(gone / (args.minutes * 60), warmup=0.02, floor=0.02)
+            group["lr"] = args.lr * cosine(counts[clock] / budget, warmup=0.02, floor=0.02)
         x = to_tensor(pictures[rng.integers(len(pictures), size=args.batch)])
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             out = codec(x, noise=0.07)
         loss = loss_of(out.float(), x)
         optimiser.zero_grad()
         loss.backward()
-        gone = team.average(weights, time.monotonic() - begin)
+        counts[clock] = team.average(weights, before + time.monotonic() - begin)
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
-        state = {"seconds": before + gone, "steps": state["steps"] + 1}
+        counts["steps"] += 1
         if team.leads and time.monotonic() - noted > 60:
             noted = time.monotonic()
-            save_atomic(path, {"codec": codec.state_dict(), **state})
-            print(f"vae {state['seconds']:.0f} s, {state['steps']} steps, loss {loss.item():.4f}, "
-                  f"psnr {psnr(codec, test):.2f} dB", flush=True)
+            note("after")
     if team.leads:
-        save_atomic(path, {"codec": codec.state_dict(), **state})
-        print(f"vae done: {state['steps']} steps, psnr {psnr(codec, test):.2f} dB", flush=True)
+        note("done after")
 
 
 def load(folder: Path, latent_channels: int) -> Codec:
@@ -209,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
     """Command line of the VAE stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".cache/pretrain"))
-    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--minutes", type=float, default=12.0, help="in all, earlier runs included")
     parser.add_argument("--latent-channels", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
