@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
+import subprocess
 
 import pytest
 import torch
@@ -160,31 +163,45 @@ def test_two_runs_with_one_name(server, refused):
     }, "first.safetensors", "exists", "not lost")  # fmt: skip
 
 
-def test_a_folder_that_cannot_be_written(server, refused):
-    """The place of the embeddings folder is taken by a file, as a broken mount or link would."""
-    folder = server.base / "output" / "attractor"
-    folder.parent.mkdir(exist_ok=True)
-    aside = folder.with_name("attractor-aside")
-    if folder.exists():
-        folder.rename(aside)
-    folder.write_text("in the way", encoding="utf-8")
+@pytest.mark.parametrize("kind", ["read-only", "full"])
+def test_an_output_folder_that_cannot_take_it(server, refused, kind):
+    """A real read-only, and a real full, file system in the place of the embeddings folder."""
+    folder = server.base / "models" / "embeddings"
+    inside = folder / "mounted"
+    inside.mkdir()
+    with _disk(inside, kind):
+        server_folder = folder.with_name("embeddings-aside")
+        folder.rename(server_folder)
+        folder.symlink_to(server_folder / "mounted", target_is_directory=True)
+        try:
+            refused({
+                "train": node("Probe_Concept", vectors=60),
+                "save": node("Attractor_SaveConcept", concept=["train", 0], name="big", when_exists="refuse"),
+            }, "big.safetensors", "cannot be written", "Read-only" if kind == "read-only" else "No space left")
+        finally:
+            folder.unlink()
+            server_folder.rename(folder)
+    inside.rmdir()
+
+
+@contextlib.contextmanager
+def _disk(folder, kind):
+    """A small file system of its own at `folder`: mounted where we are root, as on the CI machine."""
+    if os.geteuid() != 0:
+        if kind == "full":  # only root may mount; /dev/full stands for it in the unit tests
+            (pytest.fail if os.environ.get("CI") else pytest.skip)("this test mounts a small disk and needs root")
+        folder.chmod(0o500)
+        try:
+            yield
+        finally:
+            folder.chmod(0o700)
+        return
+    option = "ro,size=64k" if kind == "read-only" else "size=8k"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(folder)], check=True)
     try:
-        save_file({"plain": torch.randn(2, 128)}, server.base / "models" / "embeddings" / "plain.safetensors")
-        grid = {"prompts": "a <subject>", "negative": "", "first_seed": 0, "seeds": 1, "steps": 1, "cfg": 1.0,
-                "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64, "batch_size": 1}  # fmt: skip
-        demo = {"model": ["demo", 0], "clip": ["demo", 1], "vae": ["demo", 2]}
-        refused({
-            "demo": node("Attractor_LoadDemo"),
-            "split": node("Attractor_Split", subject=["demo", 3], held_out=3, split_seed=0),
-            "grid": node("Attractor_SampleGrid", **demo, class_word="cup", **grid),
-            "score": node("Attractor_Score", generations=["grid", 2], train_set=["split", 0],
-                          held_out_set=["split", 1], image_encoder="efficientnet-lite0", text_encoder="none",
-                          report_name="blocked"),
-        }, "report.json", "cannot be written")  # fmt: skip
+        yield
     finally:
-        folder.unlink()
-        if aside.exists():
-            aside.rename(folder)
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_held_out_photo_that_was_trained_on(refused, dreambooth, load_demo, demo):

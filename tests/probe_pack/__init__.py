@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 
 import comfy.model_base
 import comfy.model_management
@@ -147,6 +148,21 @@ class BadMask(io.ComfyNode):
         return io.NodeOutput(masks[:, :32] if how == "shape" else masks)
 
 
+class MakeConcept(io.ComfyNode):
+    """A concept without training, by the pack's own class."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Concept", inputs=[io.Int.Input("vectors")], outputs=[io.Custom("CONCEPT").Output()]
+        )
+
+    @classmethod
+    def execute(cls, vectors):
+        kind = next(m for n, m in sys.modules.items() if n.endswith(".training.concept")).Concept
+        return io.NodeOutput(kind({"l": torch.randn(vectors, 128)}, "cup", {}))
+
+
 class Bytes(io.ComfyNode):
     """Exact numbers of an image, which a saved PNG would round."""
 
@@ -165,7 +181,7 @@ class Bytes(io.ComfyNode):
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
-        return [State, Conditioning, Again, Break, Flux, BadMask, Bytes]
+        return [State, Conditioning, Again, Break, Flux, BadMask, MakeConcept, Bytes]
 
 
 async def comfy_entrypoint():
