@@ -64,6 +64,11 @@ class DiffusersModel:
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing to put back: the pipeline samples with frozen weights as well."""
+        yield
+
     def words(self, text: str) -> Embedding:
         """Rows of the embedding tables for a text. Raises AttractorError when the tokenizer makes nothing of it."""
         found = {}

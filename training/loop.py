@@ -86,10 +86,11 @@ def train(
     if not len(subject):
         raise AttractorError("The train set has no photos.")
     started = time.perf_counter()
-    with model.training(settings.batch_size, settings.resolution):
-        run = _Run(model, subject, settings, held_out, watcher or Silent())
-        run.learn_background()
-        run.learn_subject(preview_every)
+    with torch.inference_mode(False):
+        run = _Run(model, subject, settings, held_out, watcher or Silent())  # the VAE works before the U-Net is lent
+        with model.training(settings.batch_size, settings.resolution):
+            run.learn_background()
+            run.learn_subject(preview_every)
         vectors = run.best
     card = _run_card(model, subject, settings, held_out, run.history, time.perf_counter() - started)
     return Concept(vectors, subject.class_word, card), run.history
@@ -164,7 +165,9 @@ class _Run:
                     self._kept.append((step, self._copy(), values))
                 self.watcher.measured(self.history)
             if preview_every and step % preview_every == 0:
-                self.watcher.preview(step, Concept(self._copy(), self.set.class_word))
+                concept = Concept(self._copy(), self.set.class_word)
+                with self.model.paused(), torch.no_grad():
+                    self.watcher.preview(step, concept)
             return False
 
         parameters = list(self.vectors.values())

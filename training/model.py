@@ -52,6 +52,10 @@ class DiffusionModel(Protocol):
         """Load the models and let gradients reach embeddings; puts everything back as it was."""
         ...
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Within training: put the models back for a while, so that a preview can be painted with them."""
+        ...
+
     def words(self, text: str) -> Embedding:
         """Rows of the embedding tables for a text: key to [n, D], float32, where n differs by text."""
         ...

@@ -28,7 +28,8 @@ class HostModel:
         self.widths = {key: host_text.table(encoder).shape[-1] for key, encoder in host_text.encoders(clip).items()}
         self.timesteps = len(self._base.model_sampling.sigmas)
         self.prediction = prediction_type(model)
-        self._size = 512
+        self._size, self._batch_size = 512, 1
+        self._borrowed = ExitStack()
 
     @property
     def device(self) -> torch.device:
@@ -52,19 +53,31 @@ class HostModel:
     @contextmanager
     def training(self, batch_size: int, resolution: int) -> Iterator[None]:
         """Load U-Net and text encoder in one call, and let gradients through until the end of the block."""
-        self._size = resolution
-        unet, encoder = self._base.diffusion_model, self.clip.cond_stage_model
-        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as borrowed:
-            self._load(batch_size, resolution)
-            for lend in (ordinary_weights, frozen, norms_keep_their_input, differentiable_linears):
-                borrowed.enter_context(lend(unet, encoder))
-            borrowed.enter_context(ordinary_weights(self._base.model_sampling))
-            yield
+        self._size, self._batch_size = resolution, batch_size
+        with torch.inference_mode(False), torch.enable_grad():
+            try:
+                self._borrow()
+                yield
+            finally:
+                self._borrowed.close()
 
-    def _load(self, batch_size: int, resolution: int) -> None:
-        shape = [batch_size * 3, self._base.latent_format.latent_channels, resolution // 8, resolution // 8]
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The models as the host knows them, so that it may move them about for a preview; lent again afterwards."""
+        self._borrowed.close()
+        yield
+        self._borrow()
+
+    def _borrow(self) -> None:
+        """Load both models in one call and lend their weights to autograd, until `_borrowed` is closed."""
+        channels = self._base.latent_format.latent_channels
+        shape = [self._batch_size * 3, channels, self._size // 8, self._size // 8]
         memory = self.patcher.memory_required(shape)
         comfy.model_management.load_models_gpu([self.patcher, self.clip.patcher], memory_required=memory)
+        unet, encoder = self._base.diffusion_model, self.clip.cond_stage_model
+        for lend in (ordinary_weights, frozen, norms_keep_their_input, differentiable_linears):
+            self._borrowed.enter_context(lend(unet, encoder))
+        self._borrowed.enter_context(ordinary_weights(self._base.model_sampling))
 
     def words(self, text: str) -> Embedding:
         """Rows of the embedding tables for a text. Raises AttractorError when the tokenizer makes nothing of it."""
