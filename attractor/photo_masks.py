@@ -37,11 +37,12 @@ def mask_set(
         )
     photos = []
     for i, photo in enumerate(subject.photos):
-        mask = _raw(photo, back_end, given[i] if given is not None else None, saliency)
+        own = given[i] if back_end == "external" and given is not None else None
+        mask = _raw(photo, back_end, own, saliency)
         if back_end != "none":
             mask = refine(mask, how)
         photos.append(replace(photo, mask=mask, verdict="whole photo" if back_end == "none" else verdict(mask)))
-    empty = [p.name for p in photos if p.verdict == "no subject found"]
+    empty = [p.name for p in photos if p.verdict == "no subject found" and back_end == "saliency"]
     if empty:
         raise AttractorError(
             f"No subject was found in {', '.join(empty)}: the mask is empty. Take the photo out, choose another back "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
 from dataclasses import asdict, fields
@@ -46,7 +47,12 @@ def split(chosen: Namespace) -> dict:
 def mask(chosen: Namespace) -> dict:
     """Write the masks as 8-bit PNG of the photos' sizes; verdicts by photo."""
     folder = Path(chosen.dir)
-    masked, back_end = _masked(read_folder(folder, chosen.word), chosen)
+    photos = read_folder(folder, chosen.word)
+    stems = [Path(name).stem for name in photos.names]
+    twice = sorted({name for name in photos.names if stems.count(Path(name).stem) > 1})
+    if twice:
+        raise AttractorError(f"{', '.join(twice)} would get the same mask file: rename one of them.")
+    masked, back_end = _masked(photos, chosen)
     sizes = {photo.name: _file_size(folder / photo.name) for photo in masked.photos}
     verdicts = {}
     for photo in masked.photos:
@@ -107,7 +113,7 @@ def score(chosen: Namespace) -> dict:
     parts = read_json(Path(chosen.split))
     train_set, held_out = (_chosen(photos, parts.get(key, []), chosen.split) for key in ("train", "held_out"))
     names = dict.fromkeys(n for n in (chosen.image_encoder, chosen.text_encoder) if n and n != "none")
-    encoders = [load_encoder(name, [Path(chosen.models)]) for name in names]
+    encoders = [load_encoder(name, _model_folders(chosen)) for name in names]
     report = score_pictures(made, base, train_set, held_out, encoders)
     result = report.as_dict()
     if chosen.out:
@@ -146,12 +152,21 @@ class _Lines(Silent):
 
 def _masked(subject: SubjectSet, chosen: Namespace) -> tuple[SubjectSet, str]:
     back_end = chosen.backend
-    model = Path(chosen.models) / FILE_NAME
     if back_end == "auto":
         back_end = "external" if chosen.masks else "saliency"
     given = [_read_mask(Path(chosen.masks), name) for name in subject.names] if chosen.masks else None
+    places = [folder / FILE_NAME for folder in _model_folders(chosen)]
+    model = next((path for path in places if path.is_file()), places[0])
     saliency = SaliencyModel(model) if back_end == "saliency" else None
     return mask_set(subject, back_end, Refinement(chosen.grow, chosen.feather), given, saliency), back_end
+
+
+def _model_folders(chosen: Namespace) -> list[Path]:
+    """Where models are looked for, in this order."""
+    if chosen.models:
+        return [Path(chosen.models)]
+    own = [Path(os.environ["ATTRACTOR_MODELS"])] if os.environ.get("ATTRACTOR_MODELS") else []
+    return [*own, Path.cwd(), Path(__file__).parents[1] / ".host" / "models"]
 
 
 def _read_mask(folder: Path, name: str) -> torch.Tensor:
@@ -174,11 +189,14 @@ def _read_pictures(folder: Path, concept: Concept | None, word: str) -> Generati
     index = read_json(folder / _INDEX)
     images, items = [], []
     for row in index.get("pictures", []):
-        with Image.open(folder / Path(row["file"]).name) as picture:
-            images.append(from_picture(picture))
-        items.append(Generated(row["prompt"], row["seed"], row["settings"]))
-    if not images:
-        raise AttractorError(f"{folder / _INDEX}: lists no pictures.")
+        try:
+            with Image.open(folder / Path(row["file"]).name) as picture:
+                images.append(from_picture(picture))
+            items.append(Generated(row["prompt"], row["seed"], row["settings"]))
+        except (OSError, KeyError, TypeError) as error:
+            raise AttractorError(f"{folder / _INDEX}: its picture {row} is missing or damaged ({error}).") from error
+    if not images or len({image.shape for image in images}) > 1:
+        raise AttractorError(f"{folder / _INDEX}: lists no pictures, or pictures of different sizes.")
     return Generations(torch.stack(images), tuple(items), word or index.get("class_word", ""), concept)
 
 

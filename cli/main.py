@@ -8,10 +8,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
+
+from PIL import UnidentifiedImageError
 
 from ..attractor.errors import AttractorError
 from ..training.settings import BACKGROUND_SCOPES, TrainSettings
 from . import commands
+
+_MODELS_HELP = "without it: $ATTRACTOR_MODELS, the current folder, and the pack's own .host/models"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AttractorError as error:
         print(f"attractor {chosen.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except (OSError, KeyError, RuntimeError, UnidentifiedImageError) as error:
+        print(f"attractor {chosen.command}: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"attractor {chosen.command}: stopped, nothing was written", file=sys.stderr)
         return 1
@@ -33,8 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with exit code 1 like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr."""
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(1)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="attractor", description="Learn one subject from a few photos, and score it.")
+    parser = _Parser(prog="attractor", description="Learn one subject from a few photos, and score it.")
     commands_of = parser.add_subparsers(dest="command", required=True)
 
     split = _command(commands_of, "split", commands.split, "put photos aside for scoring, no near-duplicate across")
@@ -73,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--base", help="folder of the same prompts and seeds without the concept")
     score.add_argument("--concept", help="concept file, for the report's small print")
     score.add_argument("--word", default="", help="class word")
-    score.add_argument("--models", default=".", help="folder with encoders and other models")
+    score.add_argument("--models", help=f"folder with encoders; {_MODELS_HELP}")
     score.add_argument("--image-encoder", default="efficientnet-lite0")
     score.add_argument("--text-encoder", help="a CLIP in --models")
     score.add_argument("--out", help="folder for report.json and report.html")
@@ -98,7 +115,7 @@ def _mask_options(parser: argparse.ArgumentParser) -> None:
                         help="auto takes the best one whose model is there")  # fmt: skip
     parser.add_argument("--word", default="subject", help="what the subject is, such as dog")
     parser.add_argument("--masks", help="folder of masks <stem>.png, for the back end external")
-    parser.add_argument("--models", default=".", help="folder that holds u2netp.onnx")
+    parser.add_argument("--models", help=f"folder that holds u2netp.onnx; {_MODELS_HELP}")
     parser.add_argument("--grow", type=float, default=0.0, help="thousandths of the longer side")
     parser.add_argument("--feather", type=float, default=4.0, help="thousandths of the longer side")
 

@@ -132,7 +132,7 @@ def _compare(
     if a.sha256 == b.sha256:
         return Match(a.name, b.name, "duplicate", 0, 1.0, 1.0, 1.0, False, 0)
     for mirrored in (False, True):
-        found = _fit(fa[mirrored], fb[0])
+        found = _fit(fa[mirrored], fb[0], limits)
         if found is None:
             continue
         inliers, correlation, overlap, coverage = found
@@ -153,7 +153,7 @@ def _mirrored_hash(photo: Photo) -> int:
     return perceptual_hash(torch.flip(photo.pixels, (-1,)))
 
 
-def _fit(a: Features, b: Features) -> tuple[int, float, float, float] | None:
+def _fit(a: Features, b: Features, limits: Thresholds) -> tuple[int, float, float, float] | None:
     """(inliers, correlation, overlap, coverage) under the best affine map from a to b, or None."""
     from skimage.feature import match_descriptors
     from skimage.measure import ransac
@@ -174,7 +174,8 @@ def _fit(a: Features, b: Features) -> tuple[int, float, float, float] | None:
         return None
     rigid: Any = SimilarityTransform.from_estimate(source[inliers], target[inliers])  # steadier where points lie close
     overlays = [_overlay(a.grey, b.grey, fit) for fit in (model, rigid) if fit and _is_plausible(fit)]
-    correlation, overlap = max(overlays)
+    enough = [found for found in overlays if found[1] >= limits.overlap]
+    correlation, overlap = max(enough or overlays)
     coverage = max(_hull(source[inliers], a.grey.shape), _hull(target[inliers], b.grey.shape))
     return int(inliers.sum()), correlation, overlap, coverage
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
@@ -163,7 +165,7 @@ def open_clip_file(path: Path) -> TorchEncoder:
         model: Any = open_clip.create_model(
             architecture, pretrained=str(path), weights_only=True, force_quick_gelu=quick_gelu
         )
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+    except (RuntimeError, ValueError, OSError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
         raise AttractorError(f"{path}: not usable weights of {architecture} ({error}).") from error
     vision = model.visual
     side = vision.image_size[0] if isinstance(vision.image_size, tuple) else vision.image_size
@@ -172,7 +174,7 @@ def open_clip_file(path: Path) -> TorchEncoder:
     tokenizer = open_clip.get_tokenizer(architecture)
     return TorchEncoder(
         f"open_clip {architecture}", file_sha256(path), model, Preprocessing(side, mean, std), model.encode_image,
-        lambda texts: model.encode_text(tokenizer(texts)),
+        lambda texts: model.encode_text(tokenizer(texts).to(_device(model))),
     )  # fmt: skip
 
 
@@ -186,14 +188,14 @@ def transformers_folder(path: Path) -> TorchEncoder:
     if not weights.is_file():
         raise AttractorError(f"{path}: model.safetensors is missing; pickled weights are not loaded.")
     try:
-        model = AutoModel.from_pretrained(path, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        model = AutoModel.from_pretrained(path, local_files_only=True, use_safetensors=True).float()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise AttractorError(f"{path}: not a model that transformers can load ({error}).") from error
     preprocessing = _folder_preprocessing(path, model)
     if hasattr(model, "get_text_features"):
         tokenizer = _clip_tokenizer(path)
         image = lambda x: _features(model.get_image_features(pixel_values=x))  # noqa: E731
-        text = lambda t: _features(model.get_text_features(**tokenizer(t)))  # noqa: E731
+        text = lambda t: _features(model.get_text_features(**tokenizer(t).to(_device(model))))  # noqa: E731
         return TorchEncoder(f"transformers {path.name}", file_sha256(weights), model, preprocessing, image, text)
     image = lambda x: model(pixel_values=x).last_hidden_state[:, 0]  # noqa: E731
     return TorchEncoder(f"transformers {path.name}", file_sha256(weights), model, preprocessing, image)
@@ -210,6 +212,10 @@ def _digest(file: Any) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def _device(module: Any) -> torch.device:
+    return next(module.parameters()).device
 
 
 def _features(output: Any) -> Tensor:
@@ -255,8 +261,6 @@ def _efficientnet_file(folders: Sequence[Path]) -> Path | None:
 
 
 def _load_torch(path: Path) -> dict[str, Tensor]:
-    import pickle
-
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     """Write folder/report.json and folder/report.html; gives both paths."""
     data, page = folder / "report.json", folder / "report.html"
-    text = json.dumps(report.as_dict(), indent=2, sort_keys=True)
+    text, html = json.dumps(report.as_dict(), indent=2, sort_keys=True), render(report)
     write_beside(data, _writer(text))
-    write_beside(page, _writer(render(report)))
+    write_beside(page, _writer(html))
     return data, page
 
 
@@ -57,6 +57,7 @@ def render(report: Report) -> str:
         certificate=report.train.certificate,
         suspects=_suspects(report),
         sampler=report.generations.items[0].settings if report.generations.items else {},
+        stopped_by_held_out=report.stopped_by_held_out,
         sha256=report.sha256,
     )
 

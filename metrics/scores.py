@@ -51,6 +51,12 @@ class Report:
     nearest_pair: dict
     base: Generations | None = None
 
+    @property
+    def stopped_by_held_out(self) -> bool:
+        """True when these held-out photos chose the training step that was kept."""
+        card = self.generations.concept.run_card if self.generations.concept else {}
+        return bool({p.sha256 for p in self.held_out.photos} & set(card.get("held_out_photos") or []))
+
     def as_dict(self) -> dict:
         """Everything but the pictures, for report.json."""
         concept = self.generations.concept
@@ -63,6 +69,7 @@ class Report:
             "held_out_photos": [p.sha256 for p in self.held_out.photos],
             "split_certificate": self.train.certificate.sha256 if self.train.certificate else None,
             "nearest_pair_across_the_split": self.nearest_pair,
+            "held_out_photos_chose_the_step": self.stopped_by_held_out,
             "prompt_token_replaced_by": self.generations.class_word,
             "pictures": [asdict(item) for item in self.generations.items],
             "scores": [asdict(score) for score in self.scores],
@@ -91,6 +98,8 @@ class Report:
                     f"  similarity to the prompt, read with {word!r} for <subject>: {_number(s.text)} "
                     f"(base model {_number(s.floor)})"
                 )
+        if self.stopped_by_held_out:
+            lines.append("The held-out photos also chose the step to keep; they were not trained on.")
         count = len(self.generations.items)
         lines.append(f"{count} pictures; {len(self.held_out)} held-out and {len(self.train)} train photos of one "
                      "subject: the figures speak of this subject only.")
@@ -109,11 +118,9 @@ def score(
     for name, photos in (("train", train), ("held_out", held_out)):
         if not len(photos):
             raise AttractorError(f"{name} has no photos: connect the {name.replace('_', '-')} set of Attractor_Split.")
-    if base is not None and sorted(base.keys) != sorted(generations.keys):
-        raise AttractorError(
-            "base_generations has other prompts or seeds than generations, so the two cannot be compared: give both "
-            "Attractor_SampleGrid nodes the same prompts, seeds and sampler settings."
-        )
+    if base is not None:
+        _check_pair(generations, base)
+    _check_unseen(generations, held_out)
     nearest = check_disjoint(train, held_out)
     scores = []
     for encoder in encoders:
@@ -121,6 +128,36 @@ def score(
         if encoder.has_text:
             scores.append(_text_score(encoder, generations, base))
     return Report(scores, generations, train, held_out, asdict(nearest) if nearest else {}, base)
+
+
+def _check_unseen(generations: Generations, held_out: SubjectSet) -> None:
+    """Raise AttractorError when the concept was trained on a held-out photo, by its own run card."""
+    card = generations.concept.run_card if generations.concept else {}
+    seen = set(card.get("train_photos") or [])
+    trained = [photo.name for photo in held_out.photos if photo.sha256 in seen]
+    if trained:
+        raise AttractorError(
+            f"The concept was trained on {', '.join(trained)}, which the held-out set holds: a score on it would be "
+            "graded on the training data. Score with the split that the concept was trained with."
+        )
+
+
+def _check_pair(generations: Generations, base: Generations) -> None:
+    """Raise AttractorError unless base is the same pictures without the concept."""
+    if base.concept is not None:
+        raise AttractorError(
+            "base_generations was painted with a concept: connect an Attractor_SampleGrid without one there."
+        )
+    if sorted(base.keys) != sorted(generations.keys):
+        raise AttractorError(
+            "base_generations has other prompts or seeds than generations, so the two cannot be compared: give both "
+            "Attractor_SampleGrid nodes the same prompts, seeds and sampler settings."
+        )
+    if base.items[0].settings != generations.items[0].settings or base.base_model != generations.base_model:
+        raise AttractorError(
+            "base_generations was painted with other sampler settings or another model than generations: give both "
+            "Attractor_SampleGrid nodes the same MODEL, size, steps, cfg, sampler and scheduler."
+        )
 
 
 def _image_score(
@@ -152,6 +189,12 @@ def _image_score(
 
 
 def _text_score(encoder: Encoder, generations: Generations, base: Generations | None) -> Score:
+    if not generations.class_word:
+        raise AttractorError(
+            "The concept does not say what it is, so a prompt with <subject> in it cannot be read: give class_word in "
+            "Attractor_SampleGrid."
+        )
+
     def similarity(shown: Generations) -> Tensor:
         prompts = [spoken(item.prompt, generations.class_word) for item in shown.items]
         distinct = list(dict.fromkeys(prompts))

@@ -48,6 +48,12 @@ class Split:
     certificate: Certificate
     groups: list[list[str]]
     warnings: list[dict]
+    wanted: int
+
+    @property
+    def off(self) -> bool:
+        """True when the groups did not allow the number of held-out photos that was asked for."""
+        return self.wanted != len(self.held_out)
 
     @property
     def text(self) -> str:
@@ -55,6 +61,7 @@ class Split:
         lines = [
             f"train: {', '.join(self.train.names)}",
             f"held out: {', '.join(self.held_out.names)}",
+            f"asked for {self.wanted}, but near-duplicates may not be torn apart" if self.off else "",
             *(f"kept together (near-duplicates): {', '.join(group)}" for group in self.groups),
             *(f"same shoot on both sides: {' and '.join(w['photos'])}" for w in self.warnings),
             _nearest_text(self.certificate.nearest),
@@ -84,7 +91,7 @@ def split_set(subject: SubjectSet, held_out: float, seed: int, limits: Threshold
             f"{', '.join(subject.names)}. Add at least one other photo of the subject."
         )
     chosen = _choose(groups, wanted, np.random.default_rng(seed))
-    return _assemble(subject, chosen, groups, matches, seed, limits)
+    return _assemble(subject, chosen, groups, matches, seed, limits, wanted)
 
 
 def check_disjoint(train: SubjectSet, held_out: SubjectSet, limits: Thresholds = Thresholds()) -> Match | None:
@@ -149,8 +156,9 @@ def _choose(groups: list[list[int]], wanted: int, rng: np.random.Generator) -> s
 
 
 def _assemble(
-    subject: SubjectSet, chosen: set[int], groups: list[list[int]], matches: list[Match], seed: int, limits: Thresholds
-) -> Split:
+    subject: SubjectSet, chosen: set[int], groups: list[list[int]], matches: list[Match], seed: int, limits: Thresholds,
+    wanted: int,
+) -> Split:  # fmt: skip
     photos = subject.photos
     train = [p for i, p in enumerate(photos) if i not in chosen]
     held_out = [p for i, p in enumerate(photos) if i in chosen]
@@ -173,6 +181,7 @@ def _assemble(
         certificate=certificate,
         groups=[[photos[i].name for i in g] for g in together],
         warnings=[{"photos": [m.a, m.b], **_evidence(m)} for m in across if m.kind == "same_shoot"],
+        wanted=wanted,
     )
 
 

@@ -56,9 +56,11 @@ class LoadConcept(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
+        if not isinstance(file, str):
+            return ""
         try:
             state = folders.embedding_path(file).stat()
-        except (OSError, AttractorError, TypeError):
+        except (OSError, AttractorError):
             return math.nan
         return f"{file} {state.st_size} {state.st_mtime_ns}"
 

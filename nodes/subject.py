@@ -45,8 +45,8 @@ class LoadSubject(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder, class_word, images=None):
         folder = single(folder)
-        if not folder:
-            return str(class_word)
+        if not folder:  # photos from the graph, or a folder that another node names
+            return str(single(class_word))
         try:
             path = folders.subject_folder(folder)
             files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)

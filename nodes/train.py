@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..attractor.prompts import SUBJECT
 from ..metrics.charts import loss_curve
 from ..metrics.generations import from_picture, to_picture
+from ..metrics.splits import check_disjoint
 from ..training.loop import train
 from ..training.settings import BACKGROUND_SCOPES, TrainSettings
 from .host.model import HostModel
@@ -107,10 +108,13 @@ class Train(io.ComfyNode):
         def sample(concept):
             sampler = SamplerSettings(steps=12, cfg=5.0, width=side, height=side)
             with torch.inference_mode():
-                grid = sample_grid(model, clip, vae, concept, "", [preview_prompt], [settings.seed], sampler, 1)
+                grid = sample_grid(model, clip, vae, concept, "", [preview_prompt], [settings.seed], sampler, 1, False)
             return to_picture(grid.images[0])
 
+        if held_out_set is not None:
+            check_disjoint(train_set, held_out_set)
         watcher = HostWatcher(cls.hidden.unique_id, loss_curve, sample)
         concept, history = train(HostModel(model, clip, vae), train_set, settings, held_out_set, watcher, preview_every)
+        watcher.finish(history)
         curve = to_host(from_picture(loss_curve(history))[None])
         return io.NodeOutput(concept, curve, json.dumps(concept.run_card, indent=2))

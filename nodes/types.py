@@ -21,7 +21,7 @@ def to_host(images: Tensor) -> Tensor:
 
 
 def single(value: Any) -> Any:
-    """The one value of an input of a node that takes lists; None stays None."""
-    if isinstance(value, list):
+    """The one value of an input of a node that takes lists; None stays None, and so does a link not yet followed."""
+    if isinstance(value, list | tuple):
         return value[0] if value else None
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -20,8 +21,9 @@ def main() -> int:
     parser.add_argument("--word", default="", help="what the subject is; the folder's name without it")
     chosen = parser.parse_args()
     folder = str(Path(chosen.photos).resolve()) if chosen.photos else ""
-    word = chosen.word or (Path(folder).name.rstrip("0123456789").replace("_", " ") if folder else "cup")
-    name = f"photos-{Path(folder).name}" if folder else "demo"
+    own_name = re.sub(r"[^\w-]+", "-", Path(folder).name).strip("-") or "photos"
+    word = chosen.word or (re.sub(r"[\W\d_]+", " ", own_name).strip() or "thing" if folder else "cup")
+    name = f"photos-{own_name}" if folder else "demo"
     graph = main_road(folder, word, name=f"{name}-concept", report=name, held_out=0.34 if folder else 4)
     try:
         link_into(BASE)

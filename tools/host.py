@@ -139,6 +139,7 @@ class Host:
         for target, name in ((ROOT, self.pack_name), *((p, p.name) for p in self.extra_packs)):
             link = self.base / "custom_nodes" / name
             if not link.exists():
+                link.unlink(missing_ok=True)
                 link.symlink_to(target, target_is_directory=True)
         self.port = _free_port()
         command = [sys.executable, str(comfy / "main.py"), "--listen", "127.0.0.1", "--port", str(self.port),
@@ -204,7 +205,9 @@ class Host:
             connection.settimeout(max(0.1, min(30, deadline - time.monotonic())))
             try:
                 message = connection.recv()
-            except websocket.WebSocketTimeoutException:
+            except (websocket.WebSocketException, OSError) as error:
+                if not isinstance(error, websocket.WebSocketTimeoutException):
+                    time.sleep(1)  # let the process end
                 if self._process is not None and self._process.poll() is not None:
                     raise HostError(f"The server died:\n{self.log[-3000:]}") from None
                 continue

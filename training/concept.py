@@ -116,6 +116,7 @@ def load_concept(path: Path) -> Concept:
         card = json.loads(metadata.get(_METADATA_KEY, "{}"))
     except json.JSONDecodeError:
         card = {}
+    card = card if isinstance(card, dict) else {}
     vectors = _read_vectors(tensors, card, path.name)
     return Concept(vectors, str(card.get("class_word", "")), card)
 
@@ -145,7 +146,8 @@ def _read_vectors(tensors: dict[str, Tensor], card: dict, name: str) -> Embeddin
     elif len(tensors) == 1:
         tensor = next(iter(tensors.values()))
         keys = list(card.get("encoders", {}))
-        vectors = {keys[0] if len(keys) == 1 else _BY_WIDTH.get(tensor.shape[-1], "l"): tensor}
+        width = tensor.shape[-1] if tensor.ndim else 0
+        vectors = {keys[0] if len(keys) == 1 else _BY_WIDTH.get(width, "l"): tensor}
     else:
         raise AttractorError(
             f"{name}: not a concept or embedding file; it holds {', '.join(sorted(tensors)[:4]) or 'nothing'}"

@@ -212,7 +212,14 @@ class _Run:
     def _measure(self, views: Views, draws: Sequence, backgrounds: Sequence[Embedding], part: str) -> Tensor:
         """Losses of the fixed samples: [N]."""
         strength = self.settings.strength
-        return torch.cat([loss(self.model, views, d, self.vectors, backgrounds, strength, part) for d in draws]).cpu()
+        parts = [loss(self.model, views, d, self.vectors, backgrounds, strength, part) for d in draws]
+        values = torch.cat(parts).cpu()
+        if not torch.isfinite(values).all():
+            raise AttractorError(
+                f"The loss became nan at step {len(self.history.losses)}, measured on the {part}. Nothing was kept. "
+                "Lower learning_rate, or look for NaN in the MODEL or the VAE."
+            )
+        return values
 
     def _choose(self, steps: int) -> None:
         """Keep the last step that the held-out photos do not speak against."""

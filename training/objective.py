@@ -35,18 +35,20 @@ def draw(model: DiffusionModel, views: Views, batch_size: int, generator: torch.
 
 
 def fixed_draws(model: DiffusionModel, views: Views, count: int, batch_size: int, seed: int) -> list[Draw]:
-    """Draws for measuring: every view in turn, timesteps spread evenly over the schedule, one fixed noise.
+    """Draws for measuring: the photos in turn, timesteps spread evenly over the schedule and shuffled, fixed noise.
 
     With the noise and timesteps fixed a loss that falls has fallen (DVAR, Voronov et al., arXiv 2302.04841).
     """
     generator = torch.Generator().manual_seed(seed)
+    spread = ((torch.arange(count) + 0.5) / count * model.timesteps).long()[torch.randperm(count, generator=generator)]
+    views_of = [torch.nonzero(views.photo.cpu() == i).flatten() for i in views.photo.unique().cpu()]
+    index = torch.stack([of[(row // len(views_of)) % len(of)] for row in range(count)
+                         for of in [views_of[row % len(views_of)]]])  # fmt: skip
     draws = []
-    for start in range(0, count, batch_size):
-        rows = torch.arange(start, min(start + batch_size, count))
-        timestep = ((rows + 0.5) / count * model.timesteps).long()
+    for rows in torch.arange(count).split(batch_size):
         noise = torch.randn(len(rows), *views.latents.shape[1:], generator=generator)
         draws.append(
-            Draw((rows % len(views.latents)).to(model.device), timestep.to(model.device), noise.to(model.device), 0)
+            Draw(index[rows].to(model.device), spread[rows].to(model.device), noise.to(model.device), 0)
         )
     return draws
 

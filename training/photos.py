@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,7 +132,7 @@ def read_photo(path: Path) -> Photo:
     except Image.UnidentifiedImageError as error:
         raise AttractorError(f"{path.name}: not an image that can be read, whatever its name says. "
                              "Convert it to PNG or JPEG, or remove it.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         raise AttractorError(f"{path.name}: the image is damaged or cut short ({error}). "
                              "Copy it again or remove it.") from error
     return _photo(pixels, path.name, hashlib.sha256(data).hexdigest())

@@ -18,19 +18,21 @@ from torch import Tensor, nn
 @contextmanager
 def ordinary_weights(*modules: nn.Module) -> Iterator[None]:
     """Parameters and buffers that autograd may save, over the same memory; the original objects return after."""
-    taken: list[tuple[Any, str, Tensor]] = []
+    taken: list[tuple[Any, str, Tensor, Tensor]] = []
     try:
         for module in (m for root in modules for m in root.modules()):
             tables: tuple[Any, Any] = (module._parameters, module._buffers)
             for table in tables:
                 for name, tensor in list(table.items()):
                     if tensor is not None and tensor.is_inference():
-                        taken.append((table, name, tensor))
-                        table[name] = _alias(tensor)
+                        table[name] = alias = _alias(tensor)
+                        taken.append((table, name, tensor, alias))
         yield
     finally:
-        for table, name, tensor in reversed(taken):
-            table[name] = tensor
+        for table, name, tensor, alias in reversed(taken):
+            # if the host has moved or patched the weight meanwhile, what it put there stays
+            if table.get(name) is alias and alias.data_ptr() == tensor.data_ptr():
+                table[name] = tensor
 
 
 @contextmanager

@@ -26,10 +26,28 @@ class HostModel:
         self.patcher, self.clip, self.vae = model, clip, vae
         self._base = model.model
         self.widths = {key: host_text.table(encoder).shape[-1] for key, encoder in host_text.encoders(clip).items()}
-        self.timesteps = len(self._base.model_sampling.sigmas)
+        self._check_fit()
+        self._sampling = model.get_model_object("model_sampling")  # with what a node may have put in its place
+        self.timesteps = len(self._sampling.sigmas)
         self.prediction = prediction_type(model)
         self._size, self._batch_size = 512, 1
         self._borrowed = ExitStack()
+
+    def _check_fit(self) -> None:
+        """Raise AttractorError when CLIP or VAE belong to another kind of model."""
+        settings = self._base.model_config.unet_config
+        context, width = settings.get("context_dim"), sum(self.widths.values())
+        if context is not None and context != width:
+            raise AttractorError(
+                f"clip and model do not belong together: this CLIP gives prompts of width {width}, the MODEL takes "
+                f"{context}. Connect both from the same checkpoint."
+            )
+        channels, taken = self.vae.latent_channels, settings.get("in_channels")
+        if taken is not None and channels != taken:
+            raise AttractorError(
+                f"vae and model do not belong together: this VAE gives latents of {channels} channels, the MODEL takes "
+                f"{taken} (inpainting models take more). Connect both from the same, ordinary checkpoint."
+            )
 
     @property
     def device(self) -> torch.device:
@@ -45,7 +63,7 @@ class HostModel:
     def identity(self) -> dict[str, str]:
         """Hashes over samples of the weights, with the names of the host's classes."""
         return {
-            "model": f"{type(self._base.model_config).__name__} {_fingerprint(self._base.diffusion_model)}",
+            "model": model_fingerprint(self.patcher),
             "clip": f"{type(self.clip.cond_stage_model).__name__} {_fingerprint(self.clip.cond_stage_model)}",
             "vae": f"{type(self.vae.first_stage_model).__name__} {_fingerprint(self.vae.first_stage_model)}",
         }
@@ -77,7 +95,7 @@ class HostModel:
         unet, encoder = self._base.diffusion_model, self.clip.cond_stage_model
         for lend in (ordinary_weights, frozen, norms_keep_their_input, differentiable_linears):
             self._borrowed.enter_context(lend(unet, encoder))
-        self._borrowed.enter_context(ordinary_weights(self._base.model_sampling))
+        self._borrowed.enter_context(ordinary_weights(self._sampling))
 
     def words(self, text: str) -> Embedding:
         """Rows of the embedding tables for a text. Raises AttractorError when the tokenizer makes nothing of it."""
@@ -113,11 +131,12 @@ class HostModel:
 
     def sigma(self, timestep: Tensor) -> Tensor:
         """Noise level [B] at integer timesteps [B]."""
-        return self._base.model_sampling.sigmas.to(timestep.device)[timestep]
+        return self._sampling.sigmas.to(timestep.device)[timestep]
 
     def denoise(self, noisy: Tensor, sigma: Tensor, context: Context) -> Tensor:
         """Clean latents by the host's own apply_model, through an attention that has a backward."""
         options = {**self.patcher.model_options.get("transformer_options", {})}
+        options |= {"sigmas": sigma, "cond_or_uncond": [0]}  # what patches of the attention look for
         options["optimized_attention_override"] = _differentiable_attention
         extra = {}
         if self._base.adm_channels > 0:
@@ -131,7 +150,7 @@ class HostModel:
     def output_scale(self, sigma: Tensor) -> Tensor:
         """How strongly the raw output enters the denoised latent: read off the host's own formula."""
         one = torch.ones(len(sigma), 1, 1, 1, device=sigma.device)
-        sampling = self._base.model_sampling
+        sampling = self._sampling
         zero = torch.zeros_like(one)
         change = sampling.calculate_denoised(sigma, one, zero) - sampling.calculate_denoised(sigma, zero, zero)
         return change.abs().flatten()
@@ -151,8 +170,14 @@ def check_model(model: Any) -> None:
 
 def prediction_type(model: Any) -> str:
     """What the model predicts: "eps", "v", or the host's own name for it."""
-    kind = model.model.model_type.name
+    names = [base.__name__ for base in type(model.get_model_object("model_sampling")).__mro__]
+    kind = next((n for n in names if n in ("V_PREDICTION", "EPS")), model.model.model_type.name)
     return str({"EPS": "eps", "V_PREDICTION": "v"}.get(kind, kind.lower()))
+
+
+def model_fingerprint(model: Any) -> str:
+    """Class of the host's model and a hash over samples of its U-Net's weights."""
+    return f"{type(model.model.model_config).__name__} {_fingerprint(model.model.diffusion_model)}"
 
 
 def _differentiable_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:

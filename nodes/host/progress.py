@@ -42,6 +42,14 @@ class HostWatcher:
         if not self._shows_samples:
             self._picture = ("JPEG", self._curve(history), 512)
 
+    def finish(self, history: History) -> None:
+        """Show what came with the last step."""
+        if not self._shows_samples:
+            self._picture = ("JPEG", self._curve(history), 512)
+        if self._picture is not None:
+            self._bar.update_absolute(self._bar.total, self._bar.total, self._picture)
+            self._picture = None
+
     def preview(self, done: int, concept: Concept) -> None:
         """Show a picture of the concept as it is now."""
         self._shows_samples = True

@@ -17,11 +17,11 @@ from ...attractor.errors import AttractorError
 from ...attractor.prompts import SUBJECT, spoken
 from ...metrics.generations import Generated, Generations
 from ...training.concept import Concept
-from .model import prediction_type
+from .model import model_fingerprint, prediction_type
 from .text import encoders, table, tokenise
 
 # samplers that draw noise while they run: the noise depends on the batch, so a picture is sampled by itself
-_STOCHASTIC = ("ancestral", "sde", "lcm", "ddpm", "sa_solver", "seeds", "restart", "_cfg_pp_a")
+_STOCHASTIC = ("ancestral", "sde", "lcm", "ddpm", "sa_solver", "seeds", "restart", "_cfg_pp_a", "dpm_adaptive")
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,15 @@ def conditioning(clip: Any, prompt: str, concept: Concept | None, class_word: st
 
 def sample_grid(
     model: Any, clip: Any, vae: Any, concept: Concept | None, class_word: str, prompts: Sequence[str],
-    seeds: Sequence[int], settings: SamplerSettings, batch_size: int,
+    seeds: Sequence[int], settings: SamplerSettings, batch_size: int, shows_progress: bool = True,
 ) -> Generations:  # fmt: skip
     """Every prompt with every seed. The same seed gives the same picture whatever the batch size."""
     word = class_word.strip() or (concept.class_word if concept else "")
-    bar = comfy.utils.ProgressBar(len(prompts) * len(seeds))
+    if concept is not None and not any(SUBJECT in prompt for prompt in prompts):
+        raise AttractorError(
+            f"prompts: none has {SUBJECT} in it, so the concept would do nothing. Write {SUBJECT} where it belongs."
+        )
+    bar = comfy.utils.ProgressBar(len(prompts) * len(seeds)) if shows_progress else None
     negative = conditioning(clip, settings.negative, concept, word)
     images, items = [], []
     size = 1 if any(part in settings.sampler_name for part in _STOCHASTIC) else max(1, batch_size)
@@ -68,8 +72,9 @@ def sample_grid(
             latents = _sample(model, positive, negative, chosen, settings)
             images.append(_decode(vae, latents))
             items += [Generated(prompt, seed, asdict(settings)) for seed in chosen]
-            bar.update(len(chosen))
-    identity = {"prediction": prediction_type(model)}
+            if bar is not None:
+                bar.update(len(chosen))
+    identity = {"prediction": prediction_type(model), "model": model_fingerprint(model)}
     return Generations(torch.cat(images), tuple(items), word, concept, identity)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from ...attractor.errors import AttractorError
 from ...metrics.encoders import TorchEncoder
 
+_BATCH = 16
+
 
 class HostVision:
     """The CLIP_VISION that is wired in the graph, as an encoder of pictures."""
@@ -36,8 +38,9 @@ class HostVision:
 
     def images(self, images: Tensor) -> Tensor:
         """Features [B, D] of images [B, 3, H, W] in [0, 1]."""
-        output = self._vision.encode_image(images.movedim(1, -1), crop=True)
-        return F.normalize(output["image_embeds"].float().cpu(), dim=-1)
+        batches = images.movedim(1, -1).split(_BATCH)
+        features = [self._vision.encode_image(batch, crop=True)["image_embeds"].float().cpu() for batch in batches]
+        return F.normalize(torch.cat(features), dim=-1)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """CLIP_VISION has no text side."""

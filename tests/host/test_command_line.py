@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from attractor_pack.tools.models import MODELS
 from attractor_pack.training import demo_assets
 
 
@@ -29,8 +28,8 @@ def test_split(dreambooth, tmp_path):
 def test_mask_writes_eight_bit_pngs_of_the_photos_sizes(dreambooth, tmp_path):
     from PIL import Image
 
-    done = attractor("mask", dreambooth / "duck_toy", "--backend", "auto", "--word", "duck", "--models", MODELS,
-                     "--out", tmp_path, "--json", tmp_path / "m.json")  # fmt: skip
+    done = attractor("mask", dreambooth / "duck_toy", "--backend", "auto", "--word", "duck", "--out", tmp_path,
+                     "--json", tmp_path / "m.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     verdicts = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["photos"]
     assert sorted(verdicts) == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"]
@@ -73,6 +72,8 @@ def test_train_sample_and_score(tmp_path):
         (("sample", "out", "--prompt", "a <subject>"), "--word"),
         (("train", ".", "--out", "x", "--name", "../y"), "'../y' cannot be used"),
         (("score", "nowhere", "--photos", "x", "--split", "y"), "pictures.json: cannot be read"),
+        (("mask", "x"), "--out"),
+        (("paint", "x"), "invalid choice"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_one(arguments, says):

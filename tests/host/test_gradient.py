@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from attractor_pack.attractor.prompts import BACKGROUND, SUBJECT
-from attractor_pack.training import demo_assets
+from attractor_pack.attractor.errors import AttractorError
+from attractor_pack.training import demo_assets, loop
 from attractor_pack.training.loop import train
 from attractor_pack.training.objective import fixed_draws, loss
 from attractor_pack.training.settings import TrainSettings
@@ -140,20 +140,45 @@ def test_half_precision_computation_trains_like_single(host_model):
     assert float(likeness) > 0.9
 
 
-def test_background_tokens_get_no_gradient_from_the_subject_phase(host_model):
+def test_background_and_subject_are_learnt_in_turn(host_model):
     model = host_model()
+    run = loop._Run(model, demo_assets.subject(), SHORT, None, loop.Silent())
+    start = {k: v.clone() for k, v in run.vectors.items()}
     with torch.inference_mode(), model.training(2, 64):
-        with torch.no_grad():
-            views = make_views(model, demo_assets.subject(), 64, 1, 1.0, False, 0)
-        subject = {"l": model.words("cup")["l"].requires_grad_(True)}
-        background = {"l": model.words("plain white")["l"].requires_grad_(True)}
-        draws = fixed_draws(model, views, 2, 2, 0)[0]
-        loss(model, views, draws, subject, [background], 1.0, "background").mean().backward()
-        assert background["l"].grad.abs().max() > 0
-        context = model.encode(
-            [f"a {SUBJECT} on a {BACKGROUND} background"], [{SUBJECT: subject, BACKGROUND: background}]
-        )
-        assert context.tokens.shape == (1, 77, 128)
+        run.learn_background()
+        assert all(torch.equal(start[k], v) for k, v in run.vectors.items()), "the subject moved with the background"
+        frozen = [b["l"].detach().clone() for b in run.backgrounds]
+        assert not torch.equal(frozen[0], model.words("plain white")["l"]), "the background learnt nothing"
+        run.learn_subject(0)
+    assert all(torch.equal(f, b["l"]) for f, b in zip(frozen, run.backgrounds, strict=True))
+    assert not torch.equal(start["l"], run.vectors["l"])
+
+
+def test_models_that_are_pushed_out_during_a_preview_come_back(host_model, comfy):
+    """A patched weight is the patched one for the host before and after, whatever it did in between."""
+    model = host_model()
+    key = next(k for k in model.patcher.model.state_dict() if k.endswith("attn2.to_k.weight"))
+    plain = model.patcher.model.state_dict()[key].clone()
+    patched = model.patcher.clone()
+    patched.add_patches({key: ("diff", (torch.ones_like(plain),))})
+    lent = type(model)(patched, model.clip, model.vae)
+
+    class PushOut(loop.Silent):
+        def preview(self, done, concept):
+            comfy.model_management.unload_all_models()
+
+    with torch.inference_mode():
+        train(lent, demo_assets.subject(), SHORT, None, PushOut(), preview_every=1)
+        assert torch.allclose(patched.model.state_dict()[key], plain + 1)
+        comfy.model_management.unload_all_models()
+        assert torch.equal(model.patcher.model.state_dict()[key], plain)
+
+
+def test_models_that_do_not_belong_together_are_refused(host_model):
+    model = host_model()
+    model.vae.latent_channels = 16
+    with pytest.raises(AttractorError, match="vae and model do not belong together"):
+        type(model)(model.patcher, model.clip, model.vae)
 
 
 def test_output_scale_is_that_of_the_prediction_type(host_model, comfy):
@@ -163,6 +188,9 @@ def test_output_scale_is_that_of_the_prediction_type(host_model, comfy):
     sigma = torch.tensor([0.1, 1.0, 10.0])
     assert model.prediction == "v"
     assert torch.allclose(model.output_scale(sigma), sigma / (sigma**2 + 1).sqrt(), rtol=1e-4)
-    base = model.patcher.model
-    base.model_sampling = comfy.model_base.model_sampling(base.model_config, comfy.model_base.ModelType.EPS)
-    assert torch.allclose(model.output_scale(sigma), sigma, rtol=1e-4)
+    config, eps = model.patcher.model.model_config, comfy.model_base.ModelType.EPS
+    patched = model.patcher.clone()  # as ModelSamplingDiscrete would do it
+    patched.add_object_patch("model_sampling", comfy.model_base.model_sampling(config, eps))
+    other = type(model)(patched, model.clip, model.vae)
+    assert other.prediction == "eps"
+    assert torch.allclose(other.output_scale(sigma), sigma, rtol=1e-4)

@@ -43,8 +43,8 @@ def test_photos_in_scored_concept_out(server):
     assert again.executed == [], "the second queue ran something again"
 
 
-def test_the_same_graph_gives_the_same_embedding(server, load_demo, demo):
-    """On another server, from nothing, bit for bit."""
+def test_the_same_settings_give_the_same_embedding(server):
+    """Trained twice, bit for bit; previews on the way change nothing."""
     hashes = []
     for name in ("twin-a", "twin-b"):
         graph = short_road(name=name, report="")

@@ -73,6 +73,23 @@ def test_efficientnet_tells_real_subjects_apart(dreambooth, efficientnet):
     assert within > across + 0.2
 
 
+def test_a_concept_that_was_trained_on_a_held_out_photo_is_refused(sets, efficientnet):
+    train, held_out = sets
+    concept = Concept({"l": torch.zeros(1, 8)}, "cup", {"train_photos": [held_out.photos[1].sha256]})
+    with pytest.raises(AttractorError, match=held_out.photos[1].name):
+        score(made([held_out.photos[0].pixels], concept), None, train, held_out, [efficientnet])
+
+
+def test_a_base_with_a_concept_or_other_settings_is_refused(sets, efficientnet):
+    train, held_out = sets
+    shown = made([held_out.photos[0].pixels])
+    with pytest.raises(AttractorError, match="painted with a concept"):
+        score(shown, made([held_out.photos[0].pixels], Concept({}, "cup")), train, held_out, [efficientnet])
+    other = Generations(shown.images, (Generated("a photo of a <subject>", 0, {"steps": 9, "cfg": 1.0}),), "cup")
+    with pytest.raises(AttractorError, match="other sampler settings"):
+        score(shown, other, train, held_out, [efficientnet])
+
+
 def test_unpaired_and_empty_sets_are_refused(sets, efficientnet):
     train, held_out = sets
     one, two = made([train.photos[0].pixels]), made([train.photos[0].pixels] * 2)
@@ -132,7 +149,8 @@ def test_report_files_hold_no_names_or_paths(tmp_path, sets, efficientnet):
     card = {"settings": {"steps": 3}, "stopped": "step 3", "loss": {"train": [[1, 0.5], [3, 0.4]]}, "best_step": 3}
     concept = Concept({"l": torch.randn(2, 8)}, "cup", card)
     shown = made([p.pixels for p in held_out.photos], concept)
-    data, page = write_report(score(shown, shown, train, held_out, [efficientnet]), tmp_path / "r")
+    plain = made([p.pixels for p in held_out.photos])
+    data, page = write_report(score(shown, plain, train, held_out, [efficientnet]), tmp_path / "r")
     text = data.read_text(encoding="utf-8")
     assert "shoot_1" not in text and str(tmp_path) not in text
     assert json.loads(text)["scores"][0]["held_out"] > 0
