@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..attractor.errors import AttractorError
 from ..attractor.prompts import SUBJECT, spoken
 from ..metrics.generations import Generated, Generations
 from ..training.concept import Concept
-from ..training.model import Context, Embedding
+from ..training.model import Context, Embedding, fingerprint
 
 _PLACEHOLDER = "<|startoftext|>"  # one token of every CLIP vocabulary, and in no prompt
 
@@ -47,7 +46,7 @@ class DiffusersModel:
         """Hash over samples of the weights of U-Net, text encoders and VAE."""
         modules = {"model": self.pipeline.unet, "vae": self.pipeline.vae}
         modules |= {f"clip_{key}": encoder for key, (_, encoder) in self._encoders.items()}
-        return {name: f"diffusers {type(module).__name__} {_fingerprint(module)}" for name, module in modules.items()}
+        return {name: f"diffusers {type(module).__name__} {fingerprint(module)}" for name, module in modules.items()}
 
     @contextmanager
     def training(self, batch_size: int, resolution: int) -> Iterator[None]:
@@ -247,12 +246,3 @@ def _run_encoder(encoder: Any, ids: Tensor, rows: Sequence[Sequence[Tensor]]) ->
         return encoder(ids, output_hidden_states=True)
     finally:
         handle.remove()
-
-
-def _fingerprint(module: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        flat = tensor.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -86,13 +86,23 @@ def _measure(training_seeds: int, pictures: int) -> tuple[dict[str, float], list
             with torch.inference_mode():
                 concept, _ = train(host, shoot, chosen)
                 images = paint(concept)
-            way = target - start
-            shifts.append(((_border(images) - start) * way).sum(1) / (way * way).sum(1))
-        mean = torch.stack(shifts).view(training_seeds, len(GRADES), pictures).mean((0, 2))
-        figures |= {f"{name}.{grade}": round(float(value), 4) for grade, value in zip(GRADES, mean, strict=True)}
+            shifts.append(_shift(_border(images), start, target, len(GRADES)))
+        mean = torch.stack(shifts).mean(0).tolist()
+        figures |= {f"{name}.{grade}": round(value, 4) for grade, value in zip(GRADES, mean, strict=True)}
         figures[f"{name}.seconds"] = round((time.perf_counter() - began) / training_seeds, 1)
         rows.append((name, images))
     return figures, rows
+
+
+def _shift(now, start, target, grades: int):
+    """How far borders [N, 3] moved from `start` [N, 3] toward `target` [3]: [grades], 0 not at all, 1 all the way.
+
+    The slope of the least-squares line through the pictures of a grade, so that a picture whose floor is near the
+    target already does not count for more than the others.
+    """
+    way = target - start
+    along = ((now - start) * way).sum(1).view(grades, -1).sum(1)
+    return along / (way * way).sum(1).view(grades, -1).sum(1)
 
 
 def _border(images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -86,3 +87,13 @@ class DiffusionModel(Protocol):
     def output_scale(self, sigma: Tensor) -> Tensor:
         """c_out [B]: how strongly the raw output enters the denoised latent; see attractor.loss."""
         ...
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Hash over names, shapes and sampled numbers of all weights: fast, and the same on every machine."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]

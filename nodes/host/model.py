@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor
 
 from ...attractor.errors import AttractorError
-from ...training.model import Context, Embedding
+from ...training.model import Context, Embedding, fingerprint
 from . import text as host_text
 from .borrow import differentiable_linears, frozen, norms_keep_their_input, ordinary_weights
 
@@ -64,8 +63,8 @@ class HostModel:
         """Hashes over samples of the weights, with the names of the host's classes."""
         return {
             "model": model_fingerprint(self.patcher),
-            "clip": f"{type(self.clip.cond_stage_model).__name__} {_fingerprint(self.clip.cond_stage_model)}",
-            "vae": f"{type(self.vae.first_stage_model).__name__} {_fingerprint(self.vae.first_stage_model)}",
+            "clip": f"{type(self.clip.cond_stage_model).__name__} {fingerprint(self.clip.cond_stage_model)}",
+            "vae": f"{type(self.vae.first_stage_model).__name__} {fingerprint(self.vae.first_stage_model)}",
         }
 
     @contextmanager
@@ -177,18 +176,8 @@ def prediction_type(model: Any) -> str:
 
 def model_fingerprint(model: Any) -> str:
     """Class of the host's model and a hash over samples of its U-Net's weights."""
-    return f"{type(model.model.model_config).__name__} {_fingerprint(model.model.diffusion_model)}"
+    return f"{type(model.model.model_config).__name__} {fingerprint(model.model.diffusion_model)}"
 
 
 def _differentiable_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:
     return attention_pytorch(*args, **kwargs)
-
-
-def _fingerprint(module: torch.nn.Module) -> str:
-    """Hash over names, shapes and sampled numbers of all weights: fast, and the same on every machine."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        flat = tensor.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()[:16]

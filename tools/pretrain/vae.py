@@ -141,16 +141,6 @@ def exported(codec: Codec) -> dict[str, torch.Tensor]:
     return state | {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
 
 
-def padded(state: dict[str, torch.Tensor], like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every tensor of `state` in the corner of a zero tensor of the full shape that `like` has."""
-    out = {}
-    for key, value in state.items():
-        full = torch.zeros_like(like[key], dtype=value.dtype)
-        full[tuple(slice(0, n) for n in value.shape)] = value
-        out[key] = full
-    return out
-
-
 def restored(path: Path, args: argparse.Namespace) -> tuple[Codec, dict]:
     """The codec of the last save and its counts, or a new one, widened from a narrower one if asked."""
     torch.manual_seed(args.seed)
