@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+import torch.utils.deterministic
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
@@ -86,7 +88,7 @@ def train(
     if not len(subject):
         raise AttractorError("The train set has no photos.")
     started = time.perf_counter()
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), _deterministic():
         run = _Run(model, subject, settings, held_out, watcher or Silent())  # the VAE works before the U-Net is lent
         with model.training(settings.batch_size, settings.resolution):
             run.learn_background()
@@ -278,6 +280,20 @@ def latest_as_good(losses: Sequence[Tensor]) -> int:
         if float(difference.mean()) <= error:
             return index
     return 0
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Deterministic kernels where there are any: sums of several threads would differ in the last bit each time."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 def _require_grad(parameters: Sequence[Tensor], on: bool) -> None:

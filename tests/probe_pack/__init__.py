@@ -53,6 +53,7 @@ class State(io.ComfyNode):
             "tokenizer": sorted(clip.tokenizer.clip_l.__dict__),
             "rng": hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest(),
             "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
         return io.NodeOutput(ui={"text": (json.dumps(found),)})
 

@@ -112,7 +112,7 @@ def test_local_encoders_of_the_real_architectures(tmp_path, sets):
         (tmp_path / "tiny-clip" / file.name).write_bytes(file.read_bytes())
     Dinov2Model(Dinov2Config(**{k: v for k, v in small.items() if k != "intermediate_size"}, image_size=32,
                              patch_size=8)).save_pretrained(tmp_path / "tiny-dino")  # fmt: skip
-    assert available([tmp_path]) == ["efficientnet-lite0", "tiny-clip", "tiny-dino"]
+    assert available([tmp_path]) == ["demo-clip", "efficientnet-lite0", "tiny-clip", "tiny-dino"]
     train, held_out = sets
     encoders = [load_encoder(n, [tmp_path]) for n in ("tiny-clip", "tiny-dino")]
     report = score(made([held_out.photos[0].pixels]), made([train.photos[0].pixels]), train, held_out, encoders)
