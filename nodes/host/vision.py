@@ -47,12 +47,20 @@ class HostVision:
         raise AttractorError("CLIP_VISION has no text encoder: choose a CLIP to score prompts with.")
 
 
+class _Held(torch.nn.Module):
+    """The host sets `device` on what it loads, which is a read-only property of transformers' models."""
+
+    def __init__(self, module: torch.nn.Module):
+        super().__init__()
+        self.module = module
+
+
 @contextmanager
 def on_device(encoders: Sequence[TorchEncoder]) -> Iterator[None]:
     """Put encoders where the host runs models, in patchers, so that the host can push them out; and off again."""
     device = comfy.model_management.get_torch_device()
     offload = torch.device("cpu")
-    patchers = [comfy.model_patcher.ModelPatcher(e.module, device, offload) for e in encoders]
+    patchers = [comfy.model_patcher.ModelPatcher(_Held(e.module), device, offload) for e in encoders]
     try:
         comfy.model_management.load_models_gpu(patchers)
         yield
