@@ -88,7 +88,8 @@ class Train(io.ComfyNode):
                     "preview_prompt", default=f"a photo of a {SUBJECT}", tooltip="Prompt of the previews."
                 ),
                 SubjectSetType.Input(
-                    "held_out_set", optional=True, tooltip="Photos to stop by: the step that is best on them is kept."
+                    "held_out_set", optional=True,
+                    tooltip="Photos to stop by: the last step at which their loss has not risen is kept.",
                 ),
             ],
             outputs=[
