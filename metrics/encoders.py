@@ -19,8 +19,8 @@ from torch import Tensor
 from ..attractor.errors import AttractorError
 
 EFFICIENTNET = "efficientnet-lite0"
-DEMO_CLIP = "demo-clip"
-_DEMO_CLIP_FOLDER = Path(__file__).parents[1] / "assets" / "demo" / "clip"
+_DEMO = Path(__file__).parents[1] / "assets" / "demo"
+DEMO = {"demo-clip": _DEMO / "clip", "demo-dino": _DEMO / "dino"}
 _BATCH = 16
 
 
@@ -94,7 +94,7 @@ class TorchEncoder:
 def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
     """The encoder called `name`: one that comes with the pack, or a file or folder of that name in one of the folders.
 
-    "efficientnet-lite0" is real and small; "demo-clip" knows the demo world only.
+    "efficientnet-lite0" is real and small; "demo-clip" and "demo-dino" know the demo world only.
 
     A file is an open_clip checkpoint named after its architecture, such as ViT-B-32.safetensors; a folder holds a
     model in transformers' layout (CLIP, DINO, DINOv2). Raises AttractorError, naming what is missing.
@@ -102,11 +102,11 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
     path = next((f / name for f in folders if (f / name).exists()), None)
     if name == EFFICIENTNET:
         return efficientnet_lite0(folders)
-    if name == DEMO_CLIP and path is None:
-        path = _DEMO_CLIP_FOLDER
+    path = path or DEMO.get(name)
     if path is None:
+        where = folders[0] if folders else "the pack"
         raise AttractorError(
-            f"Encoder {name!r}: no such file or folder in {folders[0]}. Put an open_clip checkpoint "
+            f"Encoder {name!r}: no such file or folder in {where}. Put an open_clip checkpoint "
             "(ViT-B-32.safetensors) or a transformers folder (config.json and model.safetensors) there."
         )
     return transformers_folder(path) if path.is_dir() else open_clip_file(path)
@@ -114,7 +114,7 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
 
 def available(folders: Sequence[Path]) -> list[str]:
     """Names that load_encoder takes: what lies in the folders, and EfficientNet-Lite0."""
-    found = {EFFICIENTNET, *([DEMO_CLIP] if (_DEMO_CLIP_FOLDER / "config.json").is_file() else [])}
+    found = {EFFICIENTNET, *(name for name, folder in DEMO.items() if (folder / "config.json").is_file())}
     for folder in folders:
         if folder.is_dir():
             for path in folder.iterdir():

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..world import caption
-from .cache import SHARD, scene_of, shard_path
+from .cache import SHARD, load_pictures, scene_of, shard_path
 from .common import cosine, host, initialise, save_atomic
 from .team import Team
 from .team import run as run_team
@@ -26,6 +26,7 @@ from .text import CONFIG, POSITIONS, TextEncoder, Vocabulary
 from .vae import load, to_tensor
 
 CAPTION_DROPOUT = 0.1
+ITEM_WEIGHT = 2.0  # a cell of the item counts 1 + this: its parts and colours are few cells of the picture
 SHORTEST, LONGEST = 17, 22  # of the context before the last stage; 16 and 64 are the self-attentions' own
 
 
@@ -120,6 +121,14 @@ def latents(folder: Path, latent_channels: int, limit: int | None = None, worker
     return done[:limit]
 
 
+def item_weights(folder: Path, count: int) -> torch.Tensor:
+    """Loss weights [count, 1, 8, 8] of mean one in every picture, larger where the item is."""
+    masks = torch.from_numpy(load_pictures(folder, count, "masks"))
+    parts = [F.avg_pool2d(part[:, None].float().div_(255), 8) for part in masks.split(4000)]
+    weight = 1 + ITEM_WEIGHT * torch.cat(parts)
+    return weight / weight.mean((2, 3), keepdim=True)
+
+
 class Captions:
     """Captions of the cached pictures, drawn anew at every visit."""
 
@@ -162,15 +171,16 @@ class Run:
         torch._foreach_lerp_(list(self.ema.values()), [values[k] for k in self.ema], 1 - decay)
 
 
-def loss_on(painter: Painter, x0: torch.Tensor, rows: torch.Tensor, levels: tuple[torch.Tensor, torch.Tensor],
-            generator: torch.Generator) -> torch.Tensor:
-    """Squared error of v; timesteps are spread evenly over the batch with a random offset."""
+def loss_on(painter: Painter, x0: torch.Tensor, weight: torch.Tensor, rows: torch.Tensor,
+            levels: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    """Weighted squared error of v; timesteps are spread evenly over the batch with a random offset."""
     batch = len(x0)
     place = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     timesteps = (place * 1000).long().clamp_max(999)
     a, s = (level[timesteps][:, None, None, None] for level in levels)
     noise = torch.randn(x0.shape, generator=generator)
-    return F.mse_loss(painter(a * x0 + s * noise, timesteps, rows), a * noise - s * x0)
+    error = painter(a * x0 + s * noise, timesteps, rows) - (a * noise - s * x0)
+    return (error.square() * weight).mean()
 
 
 def train(team: Team, args: argparse.Namespace) -> None:
@@ -180,6 +190,7 @@ def train(team: Team, args: argparse.Namespace) -> None:
     painter = Painter(vocabulary, args.latent_channels, args.channels)
     run = Run(args.folder, painter, args.lr)
     data = torch.load(args.folder / f"latents{args.latent_channels}.pt", weights_only=True)[:args.pictures]
+    weight = item_weights(args.folder, len(data))
     captions = Captions(len(data), args.seed, vocabulary)
     rng = np.random.default_rng((args.seed, team.rank, run.state["steps"]))
     generator = torch.Generator().manual_seed(args.seed + run.state["steps"] + 100_003 * team.rank)
@@ -191,14 +202,16 @@ def train(team: Team, args: argparse.Namespace) -> None:
     losses = []
     while run.state["seconds"] < args.minutes * 60:
         share = run.state["seconds"] / (args.minutes * 60)
-        if share > 1 - args.full_length_share and not run.state["full_length"]:
+        last_stage = share > 1 - args.full_length_share
+        if last_stage and not run.state["full_length"]:
             painter.tie_padding(LONGEST)
-            run.state["full_length"] = True
+        run.state["full_length"] = last_stage
         length = POSITIONS if run.state["full_length"] else int(rng.integers(SHORTEST, LONGEST + 1))
         for group in run.optimiser.param_groups:
             group["lr"] = args.lr * cosine(share, warmup=0.015, floor=0.01)
         index = rng.integers(len(data), size=args.batch)
-        loss = loss_on(painter, data[index], captions.draw(index, rng, length), levels, generator)
+        rows = captions.draw(index, rng, length)
+        loss = loss_on(painter, data[index], weight[index], rows, levels, generator)
         run.optimiser.zero_grad()
         loss.backward()
         run.state["seconds"] = team.average(weights, before + time.monotonic() - begin)

@@ -21,6 +21,7 @@ from .team import Team, run
 
 WIDTHS = (16, 32, 48, 64)  # channels at full, half, quarter and eighth size
 FULL = 64
+ITEM_WEIGHT = 2.0
 
 
 def _conv(n_in: int, n_out: int, **kwargs) -> nn.Conv2d:
@@ -107,11 +108,16 @@ def to_tensor(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255)
 
 
-def loss_of(out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Absolute and squared error, and the absolute error of differences between neighbours."""
+def loss_of(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Absolute and squared error, and the absolute error of differences between neighbours.
+
+    weight [B, 1, H, W]: the item counts more than its share of the pixels, for its parts are small.
+    """
     dx = (out[..., 1:] - out[..., :-1]) - (x[..., 1:] - x[..., :-1])
     dy = (out[..., 1:, :] - out[..., :-1, :]) - (x[..., 1:, :] - x[..., :-1, :])
-    return F.l1_loss(out, x) + 2.0 * F.mse_loss(out, x) + 0.5 * (dx.abs().mean() + dy.abs().mean())
+    error = (out - x).abs() + 2.0 * (out - x).square()
+    edges = (dx.abs() * weight[..., 1:]).mean() + (dy.abs() * weight[..., 1:, :]).mean()
+    return (error * weight).mean() + 0.5 * edges
 
 
 def held_out(count: int, seed: int) -> torch.Tensor:
@@ -169,6 +175,7 @@ def train(team: Team, args: argparse.Namespace) -> None:
     clock, budget = "decoder_seconds" if args.decoder_only else "seconds", args.minutes * 60
     weights = [p for p in codec.parameters() if p.requires_grad]
     pictures, test = load_pictures(args.folder), held_out(96, args.seed)
+    masks = load_pictures(args.folder, what="masks")
     optimiser = torch.optim.AdamW(weights, lr=args.lr, weight_decay=1e-4)
     rng = np.random.default_rng((args.seed, team.rank, counts["steps"]))
     torch.manual_seed(args.seed + counts["steps"] + 100_003 * team.rank)
@@ -182,10 +189,12 @@ def train(team: Team, args: argparse.Namespace) -> None:
     while counts[clock] < budget:
         for group in optimiser.param_groups:
             group["lr"] = args.lr * cosine(counts[clock] / budget, warmup=0.02, floor=0.02)
-        x = to_tensor(pictures[rng.integers(len(pictures), size=args.batch)])
+        index = rng.integers(len(pictures), size=args.batch)
+        x = to_tensor(pictures[index])
+        weight = 1 + ITEM_WEIGHT * torch.from_numpy(masks[index])[:, None].float().div_(255)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             out = codec(x, noise=0.07)
-        loss = loss_of(out.float(), x)
+        loss = loss_of(out.float(), x, weight)
         optimiser.zero_grad()
         loss.backward()
         counts[clock] = team.average(weights, before + time.monotonic() - begin)

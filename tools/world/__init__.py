@@ -6,6 +6,7 @@ from .items import KINDS as KINDS
 from .palette import COLOUR_NAMES as COLOUR_NAMES
 from .palette import COLOURS as COLOURS
 from .render import render as render
+from .scene import DETAILS as DETAILS
 from .scene import PATTERNS as PATTERNS
 from .scene import Detail as Detail
 from .scene import Distractions as Distractions

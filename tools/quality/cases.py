@@ -1,0 +1,109 @@
+"""What is learnt and what is asked for: subjects, their photos in two settings, prompts in three grades."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from ...training.photos import SubjectSet, photo_from_tensor, subject_set
+from ..world import BACKGROUNDS, COLOUR_NAMES, KINDS, Photo, Subject, sample_subject, subject_photos
+
+SETTINGS = ("same_shoot", "varied")
+GRADES = ("full", "partial", "bare")
+TRAIN_PHOTOS, HELD_OUT_PHOTOS = 5, 4
+FIRST_TEST_SEED, FIRST_TUNING_SEED = 300, 900
+_BARE = ("a photo of a <subject>", "a picture of a <subject>", "a <subject>")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, its grade, and what it says of the background (None where it says nothing)."""
+
+    text: str
+    grade: str
+    background: str | None = None
+    colour: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject in one setting. number: which subject of its group; group "test" or "tuning"."""
+
+    group: str
+    number: int
+    setting: str
+
+    @property
+    def name(self) -> str:
+        """Unique among all cases."""
+        return f"{self.group}-{self.number}-{self.setting}"
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The subject: test subjects go through all kinds, tuning subjects through other looks of every third."""
+        first = FIRST_TEST_SEED if self.group == "test" else FIRST_TUNING_SEED
+        step = 1 if self.group == "test" else 3
+        return sample_subject(first + self.number, KINDS[(self.number * step) % len(KINDS)])
+
+    @property
+    def word(self) -> str:
+        """The class word."""
+        return self.subject.kind
+
+    @cached_property
+    def photos(self) -> tuple[list[Photo], list[Photo]]:
+        """Training photos, and held-out photos in backgrounds that the training photos do not have."""
+        seed = 1000 + self.number + (500 if self.group == "tuning" else 0)
+        train = subject_photos(self.subject, TRAIN_PHOTOS, self.setting, seed)
+        seen = tuple({(p.scene.background, p.scene.background_colour) for p in train})
+        return train, subject_photos(self.subject, HELD_OUT_PHOTOS, "varied", seed + 7000, avoid=seen)
+
+    @cached_property
+    def backgrounds(self) -> set[tuple[str, str]]:
+        """Kind and colour of the training photos' backgrounds."""
+        return {(p.scene.background, p.scene.background_colour) for p in self.photos[0]}
+
+    def sets(self) -> tuple[SubjectSet, SubjectSet]:
+        """Training photos with their true masks, and held-out photos with theirs."""
+        return tuple(_as_set(photos, self.word) for photos in self.photos)  # type: ignore[return-value]
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """Eight that spell the background out, six that name its kind, three its colour, three that do not name it.
+
+        No full prompt asks for a background of the training photos, and none for a colour of the subject.
+        """
+        rng = np.random.default_rng((self.number, 61, self.group == "test"))
+        own = (self.subject.colour, self.subject.colour2, self.subject.detail.colour)
+        seen = {colour for _, colour in self.backgrounds}
+        colours = [c for c in COLOUR_NAMES if c not in own and not (self.setting == "same_shoot" and c in seen)]
+        full = []
+        for i in range(8):
+            kind = BACKGROUNDS[i % len(BACKGROUNDS)]
+            left = [c for c in colours if (kind, c) not in self.backgrounds] or colours
+            full.append(_prompt("full", kind, left[int(rng.integers(len(left)))]))
+        partial = [_prompt("partial", kind, None) for kind in BACKGROUNDS]
+        partial += [_prompt("partial", None, str(c)) for c in rng.permutation(colours)[:3]]
+        return (*full, *partial, *(Prompt(text, "bare") for text in _BARE))
+
+
+def cases(group: str, count: int, settings: tuple[str, ...] = SETTINGS) -> list[Case]:
+    """The first `count` subjects of a group in every setting."""
+    return [Case(group, number, setting) for setting in settings for number in range(count)]
+
+
+def _prompt(grade: str, background: str | None, colour: str | None) -> Prompt:
+    words = " ".join(w for w in (colour, background, "background") if w)
+    article = "an" if words[0] in "aeiou" else "a"
+    return Prompt(f"a photo of a <subject> on {article} {words}", grade, background, colour)
+
+
+def _as_set(photos: list[Photo], word: str) -> SubjectSet:
+    found = []
+    for i, photo in enumerate(photos):
+        pixels = torch.from_numpy(photo.image.copy()).float().div(255)
+        found.append(replace(photo_from_tensor(pixels, f"{i + 1}.png"), mask=torch.from_numpy(photo.mask.copy())))
+    return subject_set(found, word)

@@ -1,0 +1,105 @@
+"""The rows of the tables: every method with its masks and settings, and what each was tuned over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .baselines import Baseline
+from .masks import QUALITIES
+
+RATES = (5e-3, 1e-2)
+STEPS = (200, 400)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row. train: "none" (the class word alone), "baseline" or "ours" (then settings are TrainSettings').
+
+    masks: quality of the masks that the training gets (see masks.py). about: what it is, for the table.
+    """
+
+    name: str
+    about: str
+    train: str
+    masks: str = "none"
+    baseline: Baseline | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+OURS = {"steps": 300, "batch_size": 4, "learning_rate": 5e-3, "vectors": 3, "resolution": 64, "zoom": 1.2,
+        "background_scope": "shared", "background_vectors": 2, "background_steps": 150, "strength": 1.0}  # fmt: skip
+
+FLOOR = Method("floor", "the class word alone", "none")
+TI_PUBLISHED = Method(
+    "ti_published", "Textual Inversion at its authors' settings", "baseline",
+    baseline=Baseline(steps=1500, learning_rate=5e-3, batch_size=2, vectors=1, cosine=False, weight_decay=1e-2,
+                      zoom=1.0, flip=True),
+)  # fmt: skip
+TUNABLE = (
+    Method("ti_tuned", "Textual Inversion, tuned", "baseline", baseline=Baseline(300, 5e-3)),
+    Method("cross_init", "TI + Cross Initialization", "baseline",
+           baseline=Baseline(300, 5e-3, start="output", pull=1e-5)),
+    Method("directional", "Directional TI", "baseline",
+           baseline=Baseline(300, 5e-3, optimiser="sphere", pull=1e-4)),
+    Method("soft_masks", "TI + OneTrainer's soft masks", "baseline", masks="own",
+           baseline=Baseline(300, 5e-3, soft_masks=True)),
+    Method("ours", "TI + attractor", "ours", masks="own", settings=OURS),
+)  # fmt: skip
+
+
+def tuned(method: Method, learning_rate: float, steps: int) -> Method:
+    """The method at another point of its grid; a turn on the sphere is ten times AdamW's number, in radians."""
+    if method.baseline is not None:
+        rate = learning_rate * (10 if method.baseline.optimiser == "sphere" else 1)
+        return replace(method, baseline=replace(method.baseline, learning_rate=rate, steps=steps))
+    return replace(method, settings={**method.settings, "learning_rate": learning_rate, "steps": steps})
+
+
+def grid(method: Method) -> list[Method]:
+    """The settings that a method is tuned over: the same number for every method."""
+    return [tuned(method, rate, steps) for rate in RATES for steps in STEPS]
+
+
+def main_table(best: dict[str, Method]) -> list[Method]:
+    """All rows of the main table, given the tuned methods by name."""
+    rows = [FLOOR, TI_PUBLISHED, *(best.get(m.name, m) for m in TUNABLE)]
+    ours = best.get("ours", TUNABLE[-1])
+    about = "TI + attractor, true masks (upper bound)"
+    return [*rows, replace(ours, name="ours_true_masks", about=about, masks="true")]
+
+
+def mask_table(best: dict[str, Method]) -> list[Method]:
+    """Ours beside the mask-weighted loss alone, for every quality of mask."""
+    ours = best.get("ours", TUNABLE[-1])
+    alone = replace(ours, settings={**ours.settings, "background_scope": "none"})
+    pair = ((alone, "mask_only", "mask-weighted loss alone"), (ours, "ours", "ours"))
+    return [
+        replace(method, name=f"{word}.{quality}", about=f"{about}, {quality} masks", masks=quality)
+        for quality in QUALITIES
+        for method, word, about in pair
+    ]
+
+
+def ablation_table(best: dict[str, Method]) -> list[Method]:
+    """Ours with one thing changed at a time."""
+    ours = best.get("ours", TUNABLE[-1])
+    changes: dict[str, dict[str, Any]] = {
+        "no mask in the subject's loss": {"strength": 0.0},
+        "half strength": {"strength": 0.5},
+        "no background tokens": {"background_scope": "none"},
+        "neither (plain TI in our loop)": {"background_scope": "none", "strength": 0.0},
+        "background tokens per photo": {"background_scope": "per photo"},
+        "one background token": {"background_vectors": 1},
+        "four background tokens": {"background_vectors": 4},
+        "background learnt together": {"background_steps": 0},
+        "background together, no mask": {"background_steps": 0, "strength": 0.0},
+        "background phase twice as long": {"background_steps": 300},
+        "no zoom": {"zoom": 1.0},
+        "more zoom": {"zoom": 1.4},
+        "mirrored views": {"flip": True},
+        "one vector": {"vectors": 1},
+        "six vectors": {"vectors": 6},
+    }
+    return [replace(ours, name=name, about=name, settings={**ours.settings, **change})
+            for name, change in changes.items()]  # fmt: skip
