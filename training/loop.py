@@ -25,7 +25,7 @@ from .photos import SubjectSet
 from .settings import TrainSettings
 from .views import Views, make_views
 
-_SD15_TABLE_SCALE = 0.0139  # standard deviation of SD1.5's token embeddings, to which published rates refer
+SD15_TABLE_SCALE = 0.0139  # standard deviation of SD1.5's token embeddings, to which published rates refer
 _EVALUATIONS = 12  # measurements of the fixed losses in a run
 _FIXED_SAMPLES = 24
 _PLATEAU = 0.01  # the background is explained when its loss falls by less than this part ...
@@ -88,8 +88,8 @@ def train(
     if not len(subject):
         raise AttractorError("The train set has no photos.")
     started = time.perf_counter()
-    with torch.inference_mode(False), _deterministic():
-        run = _Run(model, subject, settings, held_out, watcher or Silent())  # the VAE works before the U-Net is lent
+    with torch.inference_mode(False), deterministic():
+        run = TrainingRun(model, subject, settings, held_out, watcher or Silent())  # encodes before weights are lent
         with model.training(settings.batch_size, settings.resolution):
             run.learn_background()
             run.learn_subject(preview_every)
@@ -98,8 +98,11 @@ def train(
     return Concept(vectors, subject.class_word, card), run.history
 
 
-class _Run:
-    """One training run: the vectors, the encoded views and the generator."""
+class TrainingRun:
+    """One training run: the vectors, the encoded views and the generator.
+
+    `learn_background`, then `learn_subject`, both within model.training(); `best` holds the vectors to keep.
+    """
 
     def __init__(
         self, model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, held_out: SubjectSet | None,
@@ -140,7 +143,7 @@ class _Run:
             value = float(self._measure(self.views, fixed, self.backgrounds, "background").mean())
             self.history.background.append((step - limit, value))
             self.watcher.measured(self.history)
-            return _has_settled([v for _, v in self.history.background])
+            return self.has_settled([v for _, v in self.history.background])
 
         parameters = [t for b in self.backgrounds for t in b.values()]
         taken = self._optimise(parameters, limit, "background", after)
@@ -187,9 +190,7 @@ class _Run:
         scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.model.compute_dtype == torch.float16)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _warm_cosine(i, steps))
         for step in range(1, steps + 1):
-            random = draw(self.model, self.views, self.settings.batch_size, self.generator)
-            strength = self.settings.strength
-            value = loss(self.model, self.views, random, self.vectors, self.backgrounds, strength, phase).mean()
+            value = self.step_loss(phase)
             number = float(value.detach())
             if not math.isfinite(number):
                 raise AttractorError(
@@ -209,6 +210,20 @@ class _Run:
             if after(step):
                 return step
         return steps
+
+    @staticmethod
+    def has_settled(values: list[float]) -> bool:
+        """The best of the last measurements of the background is hardly better than the best before them."""
+        if len(values) <= _PATIENCE + 2:
+            return False
+        before, after = min(values[:-_PATIENCE]), min(values[-_PATIENCE:])
+        return after > before * (1 - _PLATEAU)
+
+    def step_loss(self, phase: str) -> Tensor:
+        """The loss of one random batch, a scalar, in the phase "background" or "subject"."""
+        random = draw(self.model, self.views, self.settings.batch_size, self.generator)
+        strength = self.settings.strength
+        return loss(self.model, self.views, random, self.vectors, self.backgrounds, strength, phase).mean()
 
     @torch.no_grad()
     def _measure(self, views: Views, draws: Sequence, backgrounds: Sequence[Embedding], part: str) -> Tensor:
@@ -259,7 +274,7 @@ class _Run:
         for embedding in (self.vectors, *self.backgrounds):
             for key, value in embedding.items():
                 if value is parameter:
-                    return self.settings.learning_rate * self.scale[key] / _SD15_TABLE_SCALE
+                    return self.settings.learning_rate * self.scale[key] / SD15_TABLE_SCALE
         return self.settings.learning_rate
 
     def _copy(self) -> Embedding:
@@ -283,7 +298,7 @@ def latest_as_good(losses: Sequence[Tensor]) -> int:
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
+def deterministic() -> Iterator[None]:
     """Deterministic kernels where there are any: sums of several threads would differ in the last bit each time."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
@@ -307,14 +322,6 @@ def _warm_cosine(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _has_settled(values: list[float]) -> bool:
-    """The best of the last measurements is hardly better than the best before them."""
-    if len(values) <= _PATIENCE + 2:
-        return False
-    before, after = min(values[:-_PATIENCE]), min(values[-_PATIENCE:])
-    return after > before * (1 - _PLATEAU)
 
 
 def _run_card(

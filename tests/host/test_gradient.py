@@ -142,7 +142,7 @@ def test_half_precision_computation_trains_like_single(host_model):
 
 def test_background_and_subject_are_learnt_in_turn(host_model):
     model = host_model()
-    run = loop._Run(model, demo_assets.subject(), SHORT, None, loop.Silent())
+    run = loop.TrainingRun(model, demo_assets.subject(), SHORT, None, loop.Silent())
     start = {k: v.clone() for k, v in run.vectors.items()}
     with torch.inference_mode(), model.training(2, 64):
         run.learn_background()

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...attractor.loss import weighted_error
 from ...attractor.prompts import SUBJECT, templates
 from ...training.concept import Concept
-from ...training.loop import _SD15_TABLE_SCALE, _deterministic
+from ...training.loop import SD15_TABLE_SCALE, deterministic
 from ...training.model import DiffusionModel
 from ...training.objective import Draw, draw
 from ...training.photos import SubjectSet
@@ -50,7 +50,7 @@ class Baseline:
 
 def train_baseline(model: DiffusionModel, subject: SubjectSet, how: Baseline, seed: int) -> Concept:
     """Learn a concept as the rival does; one text encoder only."""
-    with torch.inference_mode(False), _deterministic():
+    with torch.inference_mode(False), deterministic():
         views = make_views(model, subject, how.resolution, 8, how.zoom, how.flip, seed)
         with model.training(how.batch_size, how.resolution):
             vectors = _learn(model, views, subject, how, seed)
@@ -61,7 +61,7 @@ def _learn(model: DiffusionModel, views: Views, subject: SubjectSet, how: Baseli
     generator = torch.Generator().manual_seed(seed)
     (key, scale), start = *model.table_scale().items(), _start(model, subject.class_word, how, generator)
     vector = start.clone().requires_grad_(True)
-    rate = how.learning_rate * scale / _SD15_TABLE_SCALE
+    rate = how.learning_rate * scale / SD15_TABLE_SCALE
     optimiser = torch.optim.AdamW([vector], lr=rate, weight_decay=how.weight_decay)
     for step in range(how.steps):
         share = step / how.steps

@@ -7,6 +7,7 @@ from typing import Any
 
 from .baselines import Baseline
 from .masks import QUALITIES
+from .trials import Trial
 
 RATES = (5e-3, 1e-2)
 STEPS = (200, 400)
@@ -25,6 +26,7 @@ class Method:
     masks: str = "none"
     baseline: Baseline | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    trial: Trial | None = None
 
 
 OURS = {"steps": 300, "batch_size": 4, "learning_rate": 5e-3, "vectors": 3, "resolution": 64, "zoom": 1.2,
@@ -92,14 +94,22 @@ def ablation_table(best: dict[str, Method]) -> list[Method]:
         "background tokens per photo": {"background_scope": "per photo"},
         "one background token": {"background_vectors": 1},
         "four background tokens": {"background_vectors": 4},
-        "background learnt together": {"background_steps": 0},
-        "background together, no mask": {"background_steps": 0, "strength": 0.0},
-        "background phase twice as long": {"background_steps": 300},
+        "both learnt together": {"background_steps": 0},
+        "both learnt together, no mask": {"background_steps": 0, "strength": 0.0},
         "no zoom": {"zoom": 1.0},
         "more zoom": {"zoom": 1.4},
         "mirrored views": {"flip": True},
         "one vector": {"vectors": 1},
         "six vectors": {"vectors": 6},
     }
-    return [replace(ours, name=name, about=name, settings={**ours.settings, **change})
-            for name, change in changes.items()]  # fmt: skip
+    trials = {
+        "all steps of the first phase": Trial(first_phase="fixed"),
+        "gradient routing": Trial(routing=True),
+        "contrastive loss, weight .01": Trial(contrast=0.01),
+        "contrastive loss, weight .1": Trial(contrast=0.1),
+        "length of vectors kept": Trial(norm=True),
+        "a photo held out to stop by": Trial(stop_on=1),
+    }
+    changed = [replace(ours, name=name, about=name, settings={**ours.settings, **change})
+               for name, change in changes.items()]  # fmt: skip
+    return changed + [replace(ours, name=name, about=name, trial=trial) for name, trial in trials.items()]

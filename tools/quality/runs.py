@@ -24,6 +24,7 @@ from .baselines import train_baseline
 from .cases import Case
 from .masks import overlap, with_masks
 from .methods import Method
+from .trials import train_trial
 
 CACHE = ROOT / ".cache" / "quality"
 SAMPLER = {"steps": 10, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "normal", "width": 64, "height": 64}
@@ -147,7 +148,11 @@ def _trained(job: Job, given: Any) -> tuple[Any, dict]:
     from ...training.loop import train
     from ...training.settings import TrainSettings
 
-    concept, history = train(_host_model(), given, TrainSettings(**method.settings, seed=job.seed))
+    settings = TrainSettings(**method.settings, seed=job.seed)
+    if method.trial is not None:
+        concept, history = train_trial(_host_model(), given, settings, method.trial)
+    else:
+        concept, history = train(_host_model(), given, settings)
     steps = history.best_step + history.background_steps
     return concept, {"steps": steps, "background_steps": history.background_steps}
 

@@ -1,0 +1,108 @@
+"""Variants of our training that are tried in the ablation and are not in the product."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...attractor.loss import weighted_error
+from ...attractor.masks import pixel_weight
+from ...attractor.prompts import BACKGROUND, SUBJECT, templates
+from ...training.concept import Concept
+from ...training.loop import History, Silent, TrainingRun, deterministic
+from ...training.model import DiffusionModel, Embedding
+from ...training.objective import draw
+from ...training.photos import SubjectSet
+from ...training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is added to our training; one at a time.
+
+    routing: from the start, a random half of each batch plays the subject's part (its pixels, background tokens
+    detached), the other half the background's. contrast: weight of a contrastive term (InfoNCE, temperature .1)
+    that holds the subject's vectors to the class word and away from the background's tokens. norm: keep the length
+    of each vector at its start's. first_phase: "settles" (the product's rule), "fixed" (all its steps).
+    stop_on: this many training photos are held out to choose the step by.
+    """
+
+    routing: bool = False
+    contrast: float = 0.0
+    norm: bool = False
+    first_phase: str = "settles"
+    stop_on: int = 0
+
+
+def train_trial(
+    model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, trial: Trial
+) -> tuple[Concept, History]:
+    """As `training.loop.train`, with a trial's change."""
+    held_out = None
+    if trial.stop_on:
+        held_out = replace(subject, photos=subject.photos[: trial.stop_on])
+        subject = replace(subject, photos=subject.photos[trial.stop_on :])
+    with torch.inference_mode(False), deterministic():
+        run = _TrialRun(model, subject, settings, held_out, trial)
+        with model.training(settings.batch_size, settings.resolution):
+            run.learn_background()
+            run.learn_subject(0)
+    return Concept(run.best, subject.class_word), run.history
+
+
+class _TrialRun(TrainingRun):
+    def __init__(self, model: DiffusionModel, subject: SubjectSet, settings: TrainSettings,
+                 held_out: SubjectSet | None, trial: Trial):  # fmt: skip
+        super().__init__(model, subject, settings, held_out, Silent())
+        self.trial = trial
+        self.lengths = {key: v.norm(dim=-1, keepdim=True) for key, v in self.vectors.items()}
+        (self.key, self.word), *_ = model.words(subject.class_word).items()
+
+    @property
+    def apart(self) -> bool:
+        """Routing learns both at once."""
+        return not self.trial.routing and super().apart
+
+    def has_settled(self, values: list[float]) -> bool:  # type: ignore[override]
+        """The product's rule, unless the trial takes all steps."""
+        return self.trial.first_phase == "settles" and super().has_settled(values)
+
+    def step_loss(self, phase: str) -> Tensor:
+        """The product's loss with the trial's change."""
+        if self.trial.norm and phase == "subject":
+            with torch.no_grad():
+                for key, vector in self.vectors.items():
+                    vector.mul_(self.lengths[key] / vector.norm(dim=-1, keepdim=True))
+        value = self._routed() if self.trial.routing else super().step_loss(phase)
+        if self.trial.contrast and phase == "subject":
+            value = value + self.trial.contrast * self._contrast()
+        return value
+
+    def _contrast(self) -> Tensor:
+        subject = F.normalize(self.vectors[self.key], dim=-1)
+        word = F.normalize(self.word.to(subject.device), dim=-1).mean(0)
+        others = F.normalize(torch.cat([b[self.key].detach() for b in self.backgrounds]), dim=-1)
+        logits = torch.cat([(subject @ word)[:, None], subject @ others.T], dim=1) / 0.1
+        return F.cross_entropy(logits, torch.zeros(len(subject), dtype=torch.long, device=subject.device))
+
+    def _routed(self) -> Tensor:
+        step = draw(self.model, self.views, self.settings.batch_size, self.generator)
+        latents, masks = self.views.latents[step.index], self.views.masks[step.index]
+        part = torch.arange(len(step.index), device=masks.device) % 2
+        shared = self.backgrounds[0]
+
+        def still(embedding: Embedding) -> Embedding:
+            return {key: value.detach() for key, value in embedding.items()}
+
+        embedded = [{SUBJECT: self.vectors, BACKGROUND: still(shared)},
+                    {SUBJECT: still(self.vectors), BACKGROUND: shared}]  # fmt: skip
+        prompt = templates(True)[step.template]
+        context = self.model.encode([prompt, prompt], embedded).select(part)
+        sigma = self.model.sigma(step.timestep)
+        denoised = self.model.denoise(latents + sigma.view(-1, 1, 1, 1) * step.noise, sigma, context)
+        own = pixel_weight(masks, self.settings.strength)
+        weight = torch.where(part.view(-1, 1, 1, 1) == 0, own, 1 - masks)
+        return weighted_error(denoised, latents, self.model.output_scale(sigma), weight).mean()
