@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -P -m attractor_pack
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-full bench-leak lint checkpoints clean
+.PHONY: demo test test-fast test-full bench-quality lint checkpoints clean
 
 demo: $(STAMP)
 	$(RUN).tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WORD),--word "$(WORD)")
@@ -18,8 +18,8 @@ test-fast: $(STAMP)
 test-full: $(STAMP)
 	ATTRACTOR_TEST_SDXL=1 $(VENV)/bin/python -P -m pytest tests/host/test_full_size.py -s
 
-bench-leak: $(STAMP)
-	$(RUN).tools.leak --write
+bench-quality: $(STAMP)
+	$(RUN).tools.quality --write $(ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,4 @@
-"""Pre-train everything from nothing: pictures, VAE, painter, decoder, checkpoint, subject, scoring pair.
+"""Pre-train everything from nothing: pictures, VAE, painter, decoder, checkpoint, subject, encoders, judge.
 
 Every stage can be cut off and taken up again: call it with the same arguments once more.
 """
@@ -6,9 +6,9 @@ Every stage can be cut off and taken up again: call it with the same arguments o
 import argparse
 from pathlib import Path
 
-from . import cache, clip, export, subject, unet, vae
+from . import cache, clip, dino, export, judge, subject, unet, vae
 
-SHARES = {"vae": 0.14, "unet": 0.72, "decoder": 0.07, "clip": 0.07}
+SHARES = {"vae": 0.18, "unet": 0.64, "decoder": 0.04, "clip": 0.04, "dino": 0.06, "judge": 0.04}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path(".cache/pretrain"))
     parser.add_argument("--out", type=Path, default=Path("assets/demo"))
     parser.add_argument("--comfyui", type=Path, default=None)
-    parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--minutes", type=float, default=240.0)
     parser.add_argument("--pictures", type=int, default=48000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     export.main([*common, *comfyui, "--out", str(args.out)])
     subject.main(["--out", str(args.out / "subject"), "--subject-seed", "5", "--photo-seed", "5"])
     clip.main([*team, *minutes("clip"), "--out", str(args.out / "clip")])
+    dino.main([*team, *minutes("dino"), "--out", str(args.out / "dino")])
+    judge.main([*team, *minutes("judge"), "--out", str(args.out / "judge.safetensors")])
 
 
 if __name__ == "__main__":

@@ -7,27 +7,24 @@ and writes docs/benchmarks/quality.json, its tables and its pictures. A run that
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import date
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..host import ROOT
+from .. import benchmarks
 from . import methods as rows
+from . import tables
 from .cases import SETTINGS, Case, cases
 from .figures import MEASURES, Bootstrap, Measured, measure
 from .methods import FLOOR, TUNABLE, Method
 from .pictures import frontier, sheet
 from .runs import Job, run_all
 
-DOCS = ROOT / "docs" / "benchmarks"
-TUNING_SUBJECTS, TUNING_PICTURES = 4, 2
+TUNING_SUBJECTS, TUNING_PICTURES = 3, 2
 BASELINES = ("ti_published", "ti_tuned", "cross_init", "directional", "soft_masks")
 Table = dict[str, list[Measured]]
 
@@ -55,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in chosen.tables:
         figures |= getattr(bench, name)()
     if chosen.write:
-        _write("quality.json", figures, chosen, best)
+        bench.write(figures)
     return 0
 
 
@@ -127,9 +124,9 @@ class _Bench:
             if setting == "same_shoot":
                 figures |= self._comparison(table)
             if self.chosen.write:
-                sheet(DOCS / f"quality_{setting}.jpg", self._jobs(group, methods), methods)
+                sheet(benchmarks.FOLDER / f"quality_{setting}.jpg", self._jobs(group, methods), methods)
         if self.chosen.write:
-            frontier(DOCS / "quality_frontier.png", figures, self.chosen.settings, methods)
+            frontier(benchmarks.FOLDER / "quality_frontier.png", figures, self.chosen.settings, methods)
         return figures
 
     def masks(self) -> dict[str, float]:
@@ -145,16 +142,49 @@ class _Bench:
         return figures
 
     def ablation(self) -> dict[str, float]:
-        """Ours with one thing changed, same shoot."""
-        methods = [self.best.get("ours", TUNABLE[-1]), *rows.ablation_table(self.best)]
-        table = self._measure(cases("test", self.chosen.subjects, ("same_shoot",)), [FLOOR, *methods])
-        self._print("same shoot, one thing changed at a time", table, methods)
-        figures = {}
-        for method in methods[1:]:
-            for measured in ("leak", "subject", "prompt"):
-                pair = [self.bootstrap.table(table[name], measured) for name in (method.name, "ours")]
-                figures |= self._named(f"ablation.{method.name}.{measured}_change", *pair, of=lambda a, b: a - b)
+        """Ours with one thing changed; where photos vary, only what concerns the background's tokens."""
+        figures: dict[str, float] = {}
+        for setting in self.chosen.settings:
+            changed = rows.ablation_table(self.best)
+            if setting == "varied":
+                changed = [m for m in changed if "background" in m.name or "together" in m.name]
+            methods = [self.best.get("ours", TUNABLE[-1]), *changed]
+            table = self._measure(cases("test", self.chosen.subjects, (setting,)), [FLOOR, *methods])
+            self._print(f"{setting}, one thing changed at a time", table, methods)
+            for method in changed:
+                for measured in ("leak", "subject", "prompt"):
+                    pair = [self.bootstrap.table(table[name], measured) for name in (method.name, "ours")]
+                    label = f"ablation.{setting}.{method.name}.{measured}_change"
+                    figures |= self._named(label, *pair, of=lambda a, b: a - b)
         return figures
+
+    def write(self, figures: dict[str, float]) -> None:
+        """The record, and its section of the page."""
+        chosen = self.chosen
+        seeds = {"subjects": chosen.subjects, "training": chosen.seeds, "pictures": chosen.pictures}
+        tuned: dict[str, Any] = {n: vars(m.baseline) if m.baseline else m.settings for n, m in self.best.items()}
+        record = benchmarks.write_record("quality", figures, seeds=seeds, tuned=tuned)
+        methods = rows.main_table(self.best)
+        text = [
+            f"`make bench-quality` on {record['date']}, {record['machine']}, commit {record['commit']}: "
+            f"{chosen.subjects} subjects x {chosen.seeds} training seeds, 20 prompts x {chosen.pictures} pictures, "
+            f"{tables.ABOUT}"
+        ]
+        if "main" in chosen.tables:
+            for setting in chosen.settings:
+                text += [f"### {tables.TITLES[setting]}", tables.main_table(figures, setting, methods)]
+                text += [f"![Pictures of two subjects](benchmarks/quality_{setting}.jpg)"]
+                if setting == "same_shoot":
+                    text.append(tables.comparison(figures))
+            text.append("![Subject fidelity against leak](benchmarks/quality_frontier.png)")
+        if "masks" in chosen.tables:
+            text += ["### What background tokens add to a mask", tables.mask_table(figures)]
+        if "ablation" in chosen.tables:
+            for setting in chosen.settings:
+                text += [f"### One thing changed at a time: {tables.TITLES[setting].lower()}", tables.ABOUT_CHANGES,
+                         tables.ablation_table(figures, setting)]  # fmt: skip
+        benchmarks.write_section("quality", "Quality: leak, subject and prompt in a world where the truth is known",
+                                 "\n\n".join(text))  # fmt: skip
 
     def _jobs(self, group: list[Case], methods: Sequence[Method]) -> dict[str, list[Job]]:
         seeds, pictures = range(self.chosen.seeds), self.chosen.pictures
@@ -221,23 +251,6 @@ class _Bench:
             runs = table[method.name]
             means = [self.bootstrap.table(runs, column).mean() for column in columns]
             print(f"{method.about[:35]:36s}" + "".join(f"{mean:13.3f}" for mean in means))
-
-
-def _write(name: str, figures: dict[str, float], chosen: argparse.Namespace, best: dict[str, Method]) -> None:
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    record = {
-        "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "commit": commit,
-        "seeds": {"subjects": chosen.subjects, "training": chosen.seeds, "pictures": chosen.pictures},
-        "tuned": {n: vars(m.baseline) if m.baseline else m.settings for n, m in best.items()},
-        "figures": {key: round(value, 4) for key, value in figures.items()},
-    }
-    DOCS.mkdir(parents=True, exist_ok=True)
-    part = DOCS / f".{name}.part"
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    part.replace(DOCS / name)
 
 
 if __name__ == "__main__":
