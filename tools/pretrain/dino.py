@@ -49,9 +49,10 @@ class Learner(nn.Module):
 
 
 def crops(x: torch.Tensor, side: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    """A random square crop of each picture, mirrored at random, with a little change of brightness and colour.
+    """A random square crop of each picture, mirrored at random, with another brightness and colour cast.
 
-    low, high: side of the crop as a share of the picture's.
+    low, high: side of the crop as a share of the picture's. The cast is strong, for otherwise the background's
+    colour alone tells which crops belong together, and nothing else is learnt.
     """
     count = len(x)
     share, dx, dy, mirror = (torch.rand(count, generator=generator) for _ in range(4))
@@ -62,8 +63,8 @@ def crops(x: torch.Tensor, side: int, low: float, high: float, generator: torch.
     theta[:, 0, 2], theta[:, 1, 2] = (2 * dx - 1) * (1 - share), (2 * dy - 1) * (1 - share)
     out = F.grid_sample(x, F.affine_grid(theta, [count, 3, side, side], align_corners=False), align_corners=False,
                         padding_mode="border")
-    gain = 1 + 0.08 * torch.randn(count, 3, 1, 1, generator=generator)
-    lift = 0.06 * torch.randn(count, 1, 1, 1, generator=generator)
+    gain = 1 + 0.2 * torch.randn(count, 3, 1, 1, generator=generator)
+    lift = 0.15 * torch.randn(count, 1, 1, 1, generator=generator)
     return (out * gain + lift).clamp(-1, 1)
 
 

@@ -26,7 +26,8 @@ from .text import CONFIG, POSITIONS, TextEncoder, Vocabulary
 from .vae import load, to_tensor
 
 CAPTION_DROPOUT = 0.1
-ITEM_WEIGHT = 2.0  # a cell of the item counts 1 + this: its parts and colours are few cells of the picture
+FULL_CAPTIONS = 0.4  # share of captions that leave nothing out, beside those that happen not to
+ITEM_WEIGHT = 5.0  # a cell of the item counts 1 + this: its parts and colours are few cells of the picture
 SHORTEST, LONGEST = 17, 22  # of the context before the last stage; 16 and 64 are the self-attentions' own
 
 
@@ -138,8 +139,8 @@ class Captions:
 
     def draw(self, index: np.ndarray, rng: np.random.Generator, length: int) -> torch.Tensor:
         """Rows [B, length] for pictures `index`; some captions are dropped for classifier-free guidance."""
-        drop = rng.random(len(index)) < CAPTION_DROPOUT
-        texts = ["" if d else caption(self.scenes[i], rng) for i, d in zip(index, drop, strict=True)]
+        drop, full = rng.random(len(index)) < CAPTION_DROPOUT, rng.random(len(index)) < FULL_CAPTIONS
+        texts = ["" if d else caption(self.scenes[i], rng, bool(f)) for i, d, f in zip(index, drop, full, strict=True)]
         return self.vocabulary.rows(texts, length)
 
 
