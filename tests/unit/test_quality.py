@@ -4,58 +4,90 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from attractor_pack.tools.judge import READS, truth
 from attractor_pack.tools.quality.cases import GRADES, SETTINGS, cases
-from attractor_pack.tools.quality.figures import Bootstrap, Measured, measure
+from attractor_pack.tools.quality.figures import FLOOR_PICTURES, Bootstrap, Measured, measure
 from attractor_pack.tools.quality.masks import overlap, with_masks
 from attractor_pack.tools.quality.methods import FLOOR, TUNABLE, ablation_table, grid, main_table, mask_table
 from attractor_pack.tools.quality.runs import Job, border
 from attractor_pack.tools.world import KINDS
 
 PICTURES = 2
+NAMES = ("background", "background_colour")
 
 
-def result(case, background, colours, gap=0.0, seed=0):
-    """A made-up run: every picture shows the true subject on one background whose border has one colour."""
-    count = len(case.prompts) * PICTURES
-    facts = truth(case.photos[0][0].scene) | dict(zip(("background", "background_colour"), background, strict=True))
+def result(case, background, colours, pictures=PICTURES, gap=0.0, seed=0):
+    """A made-up run: every picture shows the true subject on one background; colours [prompts * pictures, 3]."""
+    count = len(case.prompts) * pictures
+    facts = truth(case.photos[0][0].scene) | dict(zip(NAMES, background, strict=True))
     return {
-        "read": {name: [facts[name]] * count for name in READS}, "border": [list(colours)] * count, "seed": seed,
-        "to_train": [0.5 + gap] * count, "to_held_out": [0.5] * count, "diversity": 0.1, "seconds": 1.0, "steps": 1,
-        "mask_iou": 1.0,
+        "read": {name: [facts[name]] * count for name in READS}, "seed": seed, "diversity": 0.1, "seconds": 1.0,
+        "border": np.broadcast_to(colours, (count, 3)).tolist(), "steps": 1, "mask_iou": 1.0,
+        "to_train": [0.5 + gap] * count, "to_held_out": [0.5] * count,
     }  # fmt: skip
+
+
+def target_of(case):
+    photos = np.stack([p.image for p in case.photos[0]]).transpose(0, 3, 1, 2)
+    return border(torch.from_numpy(photos).float()).mean(0).numpy()
 
 
 def test_leak_is_one_on_the_training_background_and_nothing_at_the_floor():
     case = cases("test", 1, ("same_shoot",))[0]
-    photos = np.stack([p.image for p in case.photos[0]]).transpose(0, 3, 1, 2)
-    import torch
-
-    target = border(torch.from_numpy(photos).float()).mean(0).tolist()
+    target, start = target_of(case), np.asarray([200.0, 40.0, 40.0])
     trained = next(iter(case.backgrounds))
     other = next(p for p in (("plain", "red"), ("tile", "red")) if p != trained)
-    floor = result(case, other, [200.0, 40.0, 40.0])
-    full = measure(case, result(case, trained, target, gap=0.2), floor, PICTURES).values
-    assert full["leak"] == pytest.approx(1) and full["leak_share"] == 1 and full["gap"] == pytest.approx(0.2)
-    assert all(full[f"leak.{grade}"] == pytest.approx(1) for grade in GRADES)
-    none = measure(case, floor, floor, PICTURES).values
-    assert none["leak"] == 0 and none["leak_share"] == 0 and none["subject"] == 1
-    half = [(a + b) / 2 for a, b in zip(target, [200.0, 40.0, 40.0], strict=True)]
-    assert measure(case, result(case, other, half), floor, PICTURES).values["leak"] == pytest.approx(0.5)
+    floor = result(case, other, start, FLOOR_PICTURES)
+    full = measure(case, result(case, trained, target, gap=0.2), floor)
+    assert full.value("leak") == pytest.approx(1) and full.value("leak_share") == 1
+    assert full.value("gap") == pytest.approx(0.2)
+    assert all(full.value(f"leak.{grade}") == pytest.approx(1) for grade in GRADES)
+    none = measure(case, result(case, other, start), floor)
+    assert none.value("leak") == 0 and none.value("leak_share") == 0 and none.value("subject") == 1
+    assert measure(case, result(case, other, (start + target) / 2), floor).value("leak") == pytest.approx(0.5)
+    assert measure(case, floor, floor, is_floor=True).value("leak") == 0
+
+
+def test_backgrounds_that_are_only_drawn_anew_do_not_count_as_leak():
+    """Another background by chance, wherever the prompt leaves it open, is no shift toward the training photos."""
+    leaks, rng = [], np.random.default_rng(8)
+    case = cases("test", 5, ("same_shoot",))[4]
+    for _ in range(60):
+        draw = lambda n: rng.uniform(0, 255, (len(case.prompts) * n, 3))  # noqa: E731
+        floor = result(case, ("plain", "red"), draw(FLOOR_PICTURES), FLOOR_PICTURES)
+        leaks.append(measure(case, result(case, ("plain", "red"), draw(4), 4), floor).values["leak"])
+    over, under = np.mean(leaks, axis=0)
+    assert abs(over / under) < 0.05
+
+
+def test_obeying_a_prompt_that_names_the_training_background_in_part_is_no_leak():
+    case = cases("test", 2, ("same_shoot",))[1]
+    kind, colour = next(iter(case.backgrounds))
+    floor = result(case, ("plain", "red"), [200.0, 40.0, 40.0], FLOOR_PICTURES)
+    obeying = result(case, ("plain", "red"), [200.0, 40.0, 40.0])
+    for i, prompt in enumerate(case.prompts):
+        if prompt.background == kind and prompt.colour is None:
+            for k in range(i * PICTURES, (i + 1) * PICTURES):
+                obeying["border"][k] = target_of(case).tolist()
+                obeying["read"]["background"][k], obeying["read"]["background_colour"][k] = kind, colour
+    found = measure(case, obeying, floor)
+    assert obeying["border"] != result(case, ("plain", "red"), [200.0, 40.0, 40.0])["border"]
+    assert found.value("leak") == 0 and found.value("leak_share") == 0
 
 
 def test_prompts_never_ask_for_what_was_trained_on_and_photos_do_not_mix():
     group = cases("test", 12)
     assert {case.subject.kind for case in group} == set(KINDS) and len(group) == 12 * len(SETTINGS)
     for case in group:
-        assert len(case.prompts) == 20 and {p.grade for p in case.prompts} == set(GRADES)
+        assert len({p.text for p in case.prompts}) == 20 and {p.grade for p in case.prompts} == set(GRADES)
         asked = {(p.background, p.colour) for p in case.prompts if p.grade == "full"}
         assert not asked & case.backgrounds, case.name
         train, held_out = case.photos
         assert 4 <= len(train) <= 5 and len(held_out) >= 4
         assert not {(p.scene.background, p.scene.background_colour) for p in held_out} & case.backgrounds
-    tuning = {case.subject for case in cases("tuning", 4)}
-    assert not tuning & {case.subject for case in group}
+    others = {case.subject for name in ("tuning", "develop") for case in cases(name, 12)}
+    assert not others & {case.subject for case in group}
 
 
 def test_masks_are_wrong_as_they_are_meant_to_be():
@@ -89,11 +121,11 @@ def test_the_bootstrap_covers_what_it_claims():
     bootstrap = Bootstrap(range(12), range(3), draws=400)
     for _ in range(rounds):
         values = rng.normal(0, 1, (12, 1)) + rng.normal(0, 0.5, (12, 3))
-        _, low, high = bootstrap.interval(values)
+        _, low, high = bootstrap.interval(np.stack([values, np.ones((12, 3))]))
         hits += low <= 0 <= high
     assert 0.86 <= hits / rounds <= 0.98
     shared = rng.normal(0, 1, (12, 1))
-    a, b = shared + rng.normal(0.2, 0.05, (12, 3)), shared + rng.normal(0, 0.05, (12, 3))
+    a, b = (np.stack([shared + rng.normal(m, 0.05, (12, 3)), np.ones((12, 3))]) for m in (0.2, 0.0))
     _, low, high = bootstrap.interval(a, b, of=lambda x, y: x - y)
     assert 0 < low < high < 0.4
 
@@ -101,4 +133,4 @@ def test_the_bootstrap_covers_what_it_claims():
 def test_a_missing_run_is_not_passed_over():
     bootstrap = Bootstrap(range(2), range(2))
     with pytest.raises(ValueError, match="1 runs are missing"):
-        bootstrap.table([Measured(s, k, {"leak": 0.0}) for s, k in ((0, 0), (0, 1), (1, 0))], "leak")
+        bootstrap.table([Measured(s, k, {"leak": (0.0, 1.0)}) for s, k in ((0, 0), (0, 1), (1, 0))], "leak")

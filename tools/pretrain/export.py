@@ -61,7 +61,18 @@ def tensors(folder: Path, latent_channels: int, tokenizer: Path) -> tuple[dict[s
     out |= {f"vae.{k}": v for k, v in exported(load(folder, latent_channels)).items()}
     out = {k: v.detach().half().contiguous() for k, v in out.items()}
     out["clip.token_rows"] = torch.tensor(vocabulary.token_ids, dtype=torch.int32)
+    _add_word(out, vocabulary, tokenizer, "the", "a")  # of the training's prompts, and not of the grammar
     return out, run["state"]
+
+
+def _add_word(out: dict[str, torch.Tensor], vocabulary: Vocabulary, tokenizer: Path, word: str, like: str) -> None:
+    """Give a word that the grammar lacks the row of one that it has."""
+    with open(tokenizer / "vocab.json", encoding="utf-8") as file:
+        token = json.load(file)[f"{word}</w>"]
+    rows, table = out["clip.token_rows"], out["clip.token_embedding"]
+    out["clip.token_rows"] = torch.cat([rows, torch.tensor([token], dtype=torch.int32)])
+    row = vocabulary.row_of_word[like]
+    out["clip.token_embedding"] = torch.cat([table, table[row : row + 1]])
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -57,9 +57,9 @@ def softened(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 @torch.no_grad()
 def accuracy(judge: Judge, pictures: torch.Tensor, labels: dict[str, torch.Tensor]) -> dict[str, float]:
     """Share of pictures read rightly, by factor."""
-    judge.eval()
-    readings = judge.read(pictures)
-    judge.train()
+    was = judge.training
+    readings = judge.eval().read(pictures)
+    judge.train(was)
     return {name: float((readings.probabilities[name].argmax(1) == labels[name]).float().mean()) for name in READS}
 
 

@@ -19,12 +19,15 @@ from .. import benchmarks
 from . import methods as rows
 from . import tables
 from .cases import SETTINGS, Case, cases
-from .figures import MEASURES, Bootstrap, Measured, measure
+from .figures import FLOOR_PICTURES, Bootstrap, Measured, mean, measure
+from .masks import QUALITIES
 from .methods import FLOOR, TUNABLE, Method
 from .pictures import frontier, sheet
 from .runs import Job, run_all
 
-TUNING_SUBJECTS, TUNING_PICTURES = 3, 2
+TUNING_SUBJECTS, TUNING_PICTURES = 4, 2
+DEVELOP_SUBJECTS = 12
+WITH_INTERVAL = ("leak", "leak_share", "subject", "prompt", "gap", "held_out", "diversity")
 BASELINES = ("ti_published", "ti_tuned", "cross_init", "directional", "soft_masks")
 Table = dict[str, list[Measured]]
 
@@ -43,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="two subjects, one seed, three methods, nothing is tuned")
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks")
     chosen = parser.parse_args(argv)
+    if chosen.write and (chosen.short or chosen.methods or "main" not in chosen.tables):
+        parser.error("--write keeps whole records: leave out --short and --methods, and have 'main' among the tables")
     if chosen.short:
         chosen.subjects, chosen.seeds, chosen.pictures, chosen.settings = 2, 1, 2, ["same_shoot"]
         chosen.tables, chosen.methods = ["main"], ["floor", "ti_tuned", "ours"]
@@ -83,25 +88,27 @@ def tune(workers: int) -> dict[str, Method]:
     group = cases("tuning", TUNING_SUBJECTS, ("same_shoot",))
     grids = {method.name: rows.grid(method) for method in TUNABLE}
     flat = [FLOOR, *(m for grid in grids.values() for m in grid)]
-    jobs = [Job(case, method, 0, TUNING_PICTURES) for method in flat for case in group]
-    results = run_all(jobs, workers)
-    table = {id(m): results[i * len(group) : (i + 1) * len(group)] for i, m in enumerate(flat)}
+    jobs = {id(m): [_job(case, m, 0, TUNING_PICTURES) for case in group] for m in flat}
+    results = run_all([job for of in jobs.values() for job in of], workers)
+    table = {key: results[i * len(group) : (i + 1) * len(group)] for i, key in enumerate(jobs)}
     best = {}
     print(f"\ntuning on {len(group)} subjects that are not in the test")
     for name, grid in grids.items():
         worth = []
         for method in grid:
-            found = [measure(c, r, f, TUNING_PICTURES).values
-                     for c, r, f in zip(group, table[id(method)], table[id(FLOOR)], strict=True)]  # fmt: skip
-            mean = {k: float(np.mean([v[k] for v in found])) for k in ("subject", "prompt", "leak")}
-            worth.append((mean["subject"] + mean["prompt"]) / 2 - max(0.0, mean["leak"]))
-            how = method.baseline or method.settings
-            rate = how.learning_rate if method.baseline else how["learning_rate"]  # type: ignore[union-attr, index]
-            steps = how.steps if method.baseline else how["steps"]  # type: ignore[union-attr, index]
-            print(f"  {name:14s} rate {rate:<7g} steps {steps:<4d} subject {mean['subject']:.3f} prompt "
-                  f"{mean['prompt']:.3f} leak {mean['leak']:.3f} -> {worth[-1]:.3f}")  # fmt: skip
+            found = [measure(*row) for row in zip(group, table[id(method)], table[id(FLOOR)], strict=True)]
+            bootstrap = Bootstrap(range(len(group)), [0], draws=1)
+            subject, prompt, leak = (mean(bootstrap.table(found, m)) for m in ("subject", "prompt", "leak"))
+            worth.append((subject + prompt) / 2 - max(0.0, leak))
+            how = vars(method.baseline) if method.baseline else method.settings
+            print(f"  {name:14s} rate {how['learning_rate']:<7g} steps {how['steps']:<4d} subject {subject:.3f} prompt "
+                  f"{prompt:.3f} leak {leak:.3f} -> {worth[-1]:.3f}")  # fmt: skip
         best[name] = grid[int(np.argmax(worth))]
     return best
+
+
+def _job(case: Case, method: Method, seed: int, pictures: int) -> Job:
+    return Job(case, method, seed, FLOOR_PICTURES if method is FLOOR else pictures)
 
 
 class _Bench:
@@ -115,14 +122,13 @@ class _Bench:
         """Every method in every setting."""
         figures: dict[str, float] = {}
         wanted = self.chosen.methods
-        methods = [m for m in rows.main_table(self.best) if not wanted or m.name in wanted]
+        methods = [m for m in rows.main_table(self.best) if not wanted or m.name in wanted or m is FLOOR]
         for setting in self.chosen.settings:
             group = cases("test", self.chosen.subjects, (setting,))
             table = self._measure(group, methods)
             figures |= self._figures(setting, table)
             self._print(setting, table, methods)
-            if setting == "same_shoot":
-                figures |= self._comparison(table)
+            figures |= self._comparison(setting, table)
             if self.chosen.write:
                 sheet(benchmarks.FOLDER / f"quality_{setting}.jpg", self._jobs(group, methods), methods)
         if self.chosen.write:
@@ -135,21 +141,26 @@ class _Bench:
         table = self._measure(cases("test", self.chosen.subjects, ("same_shoot",)), [FLOOR, *methods])
         self._print("same shoot, masks", table, methods)
         figures = {f"masks.{k}": v for k, v in self._figures("same_shoot", table).items()}
-        for quality in ("true", "own", "eroded", "dilated", "box"):
+        for quality in QUALITIES:
             pair = [self.bootstrap.table(table[f"{m}.{quality}"], "leak") for m in ("ours", "mask_only")]
-            figures |= self._named(f"masks.{quality}.leak_ratio", *pair, of=lambda a, b: a / b)
+            if self.bootstrap.interval(pair[1])[1] > 0:  # a ratio to what may be nothing says nothing
+                figures |= self._named(f"masks.{quality}.leak_ratio", *pair, of=lambda a, b: a / b)
             figures |= self._named(f"masks.{quality}.leak_difference", *pair, of=lambda a, b: a - b)
         return figures
 
     def ablation(self) -> dict[str, float]:
-        """Ours with one thing changed; where photos vary, only what concerns the background's tokens."""
+        """Ours with one thing changed, on subjects of its own, for defaults are chosen by it.
+
+        Where photos vary, only what concerns the background's tokens.
+        """
         figures: dict[str, float] = {}
         for setting in self.chosen.settings:
             changed = rows.ablation_table(self.best)
             if setting == "varied":
                 changed = [m for m in changed if "background" in m.name or "together" in m.name]
             methods = [self.best.get("ours", TUNABLE[-1]), *changed]
-            table = self._measure(cases("test", self.chosen.subjects, (setting,)), [FLOOR, *methods])
+            develop = cases("develop", min(self.chosen.subjects, DEVELOP_SUBJECTS), (setting,))
+            table = self._measure(develop, [FLOOR, *methods])
             self._print(f"{setting}, one thing changed at a time", table, methods)
             for method in changed:
                 for measured in ("leak", "subject", "prompt"):
@@ -163,32 +174,17 @@ class _Bench:
         chosen = self.chosen
         seeds = {"subjects": chosen.subjects, "training": chosen.seeds, "pictures": chosen.pictures}
         tuned: dict[str, Any] = {n: vars(m.baseline) if m.baseline else m.settings for n, m in self.best.items()}
+        text = tables.section(figures, rows.main_table(self.best), chosen.settings, chosen.tables)
         record = benchmarks.write_record("quality", figures, seeds=seeds, tuned=tuned)
-        methods = rows.main_table(self.best)
-        text = [
+        head = (
             f"`make bench-quality` on {record['date']}, {record['machine']}, commit {record['commit']}: "
             f"{chosen.subjects} subjects x {chosen.seeds} training seeds, 20 prompts x {chosen.pictures} pictures, "
-            f"{tables.ABOUT}"
-        ]
-        if "main" in chosen.tables:
-            for setting in chosen.settings:
-                text += [f"### {tables.TITLES[setting]}", tables.main_table(figures, setting, methods)]
-                text += [f"![Pictures of two subjects](benchmarks/quality_{setting}.jpg)"]
-                if setting == "same_shoot":
-                    text.append(tables.comparison(figures))
-            text.append("![Subject fidelity against leak](benchmarks/quality_frontier.png)")
-        if "masks" in chosen.tables:
-            text += ["### What background tokens add to a mask", tables.mask_table(figures)]
-        if "ablation" in chosen.tables:
-            for setting in chosen.settings:
-                text += [f"### One thing changed at a time: {tables.TITLES[setting].lower()}", tables.ABOUT_CHANGES,
-                         tables.ablation_table(figures, setting)]  # fmt: skip
-        benchmarks.write_section("quality", "Quality: leak, subject and prompt in a world where the truth is known",
-                                 "\n\n".join(text))  # fmt: skip
+        )
+        benchmarks.write_section("quality", "Quality: leak, subject and prompt where the truth is known", head + text)
 
     def _jobs(self, group: list[Case], methods: Sequence[Method]) -> dict[str, list[Job]]:
         seeds, pictures = range(self.chosen.seeds), self.chosen.pictures
-        return {m.name: [Job(case, m, seed, pictures) for case in group for seed in seeds] for m in methods}
+        return {m.name: [_job(case, m, seed, pictures) for case in group for seed in seeds] for m in methods}
 
     def _measure(self, group: list[Case], methods: Sequence[Method]) -> Table:
         jobs = self._jobs(group, methods)
@@ -199,7 +195,7 @@ class _Bench:
 
         def measured(job: Job) -> Measured:
             result = {**results[id(job)], "seed": job.seed}
-            return measure(job.case, result, floor[job.case.name], self.chosen.pictures)
+            return measure(job.case, result, floor[job.case.name], is_floor=job.method is FLOOR)
 
         return {name: [measured(job) for job in of] for name, of in jobs.items()}
 
@@ -207,33 +203,36 @@ class _Bench:
         figures = {}
         for name, runs in table.items():
             for measured in runs[0].values:
-                label = f"{setting}.{name}.{measured}"
-                if measured in MEASURES:
-                    figures |= self._named(label, self.bootstrap.table(runs, measured))
-                else:
-                    figures[label] = float(self.bootstrap.table(runs, measured).mean())
+                label, values = f"{setting}.{name}.{measured}", self.bootstrap.table(runs, measured)
+                if measured in WITH_INTERVAL:
+                    figures |= self._named(label, values)
+                elif values[1].any():
+                    figures[label] = mean(values)
         return figures
 
-    def _comparison(self, table: Table) -> dict[str, float]:
-        """Ours against plain TI, against the mask alone, and against the best baseline, same shoot."""
+    def _comparison(self, setting: str, table: Table) -> dict[str, float]:
+        """Ours against each rival: differences of leak and subject, and how surely a rival is better on both axes."""
         figures: dict[str, float] = {}
-        if "ours" not in table:
+        rivals = [name for name in BASELINES if name in table]
+        if "ours" not in table or not rivals:
             return figures
         take = self.bootstrap.table
-        for rival in (n for n in BASELINES if n in table):
-            pair = [take(table[name], "leak") for name in ("ours", rival)]
-            figures |= self._named(f"same_shoot.leak_difference.{rival}", *pair, of=lambda a, b: a - b)
-            pair = [take(table[name], "subject") for name in ("ours", rival)]
-            figures |= self._named(f"same_shoot.subject_difference.{rival}", *pair, of=lambda a, b: a - b)
-        if "ti_published" in table:
-            pair = [take(table[name], "leak") for name in ("ours", "ti_published")]
-            figures |= self._named("same_shoot.leak_ratio", *pair, of=lambda a, b: a / b)
-        rivals = {n: take(table[n], "subject").mean() for n in BASELINES if n in table}
-        if rivals:
-            best = max(rivals, key=lambda n: rivals[n])
-            figures |= self._named("same_shoot.subject_diff_best", take(table["ours"], "subject"),
-                                   take(table[best], "subject"), of=lambda a, b: a - b)  # fmt: skip
-        for name in ("same_shoot.leak_ratio", "same_shoot.subject_diff_best"):
+        leak, subject = ({n: take(table[n], m) for n in ("ours", *rivals)} for m in ("leak", "subject"))
+        for rival in rivals:
+            for measured, values in (("leak", leak), ("subject", subject)):
+                label = f"{setting}.{measured}_difference.{rival}"
+                figures |= self._named(label, values["ours"], values[rival], of=lambda a, b: a - b)
+            less = self.bootstrap.draws(leak[rival]) < self.bootstrap.draws(leak["ours"])
+            more = self.bootstrap.draws(subject[rival]) > self.bootstrap.draws(subject["ours"])
+            figures[f"{setting}.better_on_both.{rival}"] = float((less & more).mean())
+        if "ti_published" in rivals and setting == "same_shoot":
+            pair = leak["ours"], leak["ti_published"]
+            figures |= self._named(f"{setting}.leak_ratio", *pair, of=lambda a, b: a / b)
+        figures |= self._named(
+            f"{setting}.subject_diff_best", subject["ours"], *(subject[n] for n in rivals),
+            of=lambda ours, *others: ours - np.max(others, axis=0),
+        )  # fmt: skip
+        for name in (f"{setting}.leak_ratio", f"{setting}.subject_diff_best"):
             if name in figures:
                 print(f"{name} {figures[name]:.3f} [{figures[name + '_low']:.3f}, {figures[name + '_high']:.3f}]")
         return figures
@@ -249,7 +248,7 @@ class _Bench:
         print(f"{'':36s}" + "".join(f"{c:>13s}" for c in columns))
         for method in methods:
             runs = table[method.name]
-            means = [self.bootstrap.table(runs, column).mean() for column in columns]
+            means = [mean(self.bootstrap.table(runs, column)) for column in columns]
             print(f"{method.about[:35]:36s}" + "".join(f"{mean:13.3f}" for mean in means))
 
 

@@ -29,8 +29,9 @@ class Baseline:
     """How a rival trains.
 
     start: "word" (rows of the embedding table) or "output" (of the text encoder). optimiser: "adamw" or "sphere".
-    learning_rate: AdamW's at SD1.5's embedding scale, or the largest turn of a step in radians. pull: weight of the
-    L2 term toward the start, or of the prior's mean direction on the sphere. soft_masks: OneTrainer's weights.
+    learning_rate: AdamW's at SD1.5's embedding scale (for "output": of numbers of unit size), or the turn of a step in
+    radians. pull: weight of the L2 distance to the start, or of the prior's mean direction on the sphere.
+    soft_masks: OneTrainer's weights.
     """
 
     steps: int
@@ -61,15 +62,18 @@ def _learn(model: DiffusionModel, views: Views, subject: SubjectSet, how: Baseli
     generator = torch.Generator().manual_seed(seed)
     (key, scale), start = *model.table_scale().items(), _start(model, subject.class_word, how, generator)
     vector = start.clone().requires_grad_(True)
+    if how.start == "output":  # on the scale of its own start, not of the table
+        scale = float(start.std()) * SD15_TABLE_SCALE
     rate = how.learning_rate * scale / SD15_TABLE_SCALE
-    optimiser = torch.optim.AdamW([vector], lr=rate, weight_decay=how.weight_decay)
+    decay = how.weight_decay * how.learning_rate / rate  # of a step, as it was at SD1.5's scale
+    optimiser = torch.optim.AdamW([vector], lr=rate, weight_decay=decay)
     for step in range(how.steps):
         share = step / how.steps
         factor = 0.1 + 0.45 * (1 + math.cos(math.pi * share)) if how.cosine else 1.0
         step_draw = draw(model, views, how.batch_size, generator)
         value = _loss(model, views, step_draw, {key: vector}, how.soft_masks and step % 10 != 9)
         if how.optimiser == "adamw" and how.pull:
-            value = value + how.pull * (vector - start).square().sum()
+            value = value + how.pull * (vector - start).norm()
         value.backward()
         if how.optimiser == "sphere":
             _turn(vector, start, how.pull, how.learning_rate * factor)
@@ -107,7 +111,7 @@ def _mean_norm(model: DiffusionModel, key: str) -> float:
 
 @torch.no_grad()
 def _turn(vector: Tensor, mean: Tensor, kappa: float, angle: float) -> None:
-    """One Riemannian step: along the tangent part of the gradient, scaled to its length, by at most `angle`."""
+    """One Riemannian step: along the tangent part of the gradient, scaled to its length, by `angle`."""
     if vector.grad is None:
         return
     length = vector.norm(dim=-1, keepdim=True)

@@ -10,12 +10,15 @@ import torch
 
 from ...training.photos import SubjectSet, photo_from_tensor, subject_set
 from ..world import BACKGROUNDS, COLOUR_NAMES, KINDS, Photo, Subject, sample_subject, subject_photos
+from ..world.captions import article
 
 SETTINGS = ("same_shoot", "varied")
 GRADES = ("full", "partial", "bare")
 TRAIN_PHOTOS, HELD_OUT_PHOTOS = 5, 4
-FIRST_TEST_SEED, FIRST_TUNING_SEED = 300, 900
-_BARE = ("a photo of a <subject>", "a picture of a <subject>", "a <subject>")
+# first seed of a group's subjects and of its photos, and the step through the kinds: "test" is looked at once;
+# settings are tuned on "tuning", defaults are chosen on "develop"
+GROUPS = {"test": (300, 1000, 1), "tuning": (900, 1500, 5), "develop": (600, 2000, 1)}
+_BARE = ("a photo of {}", "a picture of {}", "{}")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Case:
-    """One subject in one setting. number: which subject of its group; group "test" or "tuning"."""
+    """One subject in one setting. number: which subject of its group, one of GROUPS."""
 
     group: str
     number: int
@@ -43,9 +46,8 @@ class Case:
 
     @cached_property
     def subject(self) -> Subject:
-        """The subject: test subjects go through all kinds, tuning subjects through other looks of every third."""
-        first = FIRST_TEST_SEED if self.group == "test" else FIRST_TUNING_SEED
-        step = 1 if self.group == "test" else 3
+        """The subject; the kinds take turns."""
+        first, _, step = GROUPS[self.group]
         return sample_subject(first + self.number, KINDS[(self.number * step) % len(KINDS)])
 
     @property
@@ -56,7 +58,7 @@ class Case:
     @cached_property
     def photos(self) -> tuple[list[Photo], list[Photo]]:
         """Training photos, and held-out photos in backgrounds that the training photos do not have."""
-        seed = 1000 + self.number + (500 if self.group == "tuning" else 0)
+        seed = GROUPS[self.group][1] + self.number
         train = subject_photos(self.subject, TRAIN_PHOTOS, self.setting, seed)
         seen = tuple({(p.scene.background, p.scene.background_colour) for p in train})
         return train, subject_photos(self.subject, HELD_OUT_PHOTOS, "varied", seed + 7000, avoid=seen)
@@ -76,29 +78,32 @@ class Case:
 
         No full prompt asks for a background of the training photos, and none for a colour of the subject.
         """
-        rng = np.random.default_rng((self.number, 61, self.group == "test"))
+        rng = np.random.default_rng((self.number, GROUPS[self.group][1]))
         own = (self.subject.colour, self.subject.colour2, self.subject.detail.colour)
         seen = {colour for _, colour in self.backgrounds}
         colours = [c for c in COLOUR_NAMES if c not in own and not (self.setting == "same_shoot" and c in seen)]
-        full = []
+        asked: list[tuple[str, str]] = []
         for i in range(8):
             kind = BACKGROUNDS[i % len(BACKGROUNDS)]
-            left = [c for c in colours if (kind, c) not in self.backgrounds] or colours
-            full.append(_prompt("full", kind, left[int(rng.integers(len(left)))]))
-        partial = [_prompt("partial", kind, None) for kind in BACKGROUNDS]
-        partial += [_prompt("partial", None, str(c)) for c in rng.permutation(colours)[:3]]
-        return (*full, *partial, *(Prompt(text, "bare") for text in _BARE))
+            left = [c for c in colours if (kind, c) not in {*self.backgrounds, *asked}]
+            asked.append((kind, left[int(rng.integers(len(left)))]))
+        full = [self._prompt("full", kind, colour) for kind, colour in asked]
+        partial = [self._prompt("partial", kind, None) for kind in BACKGROUNDS]
+        partial += [self._prompt("partial", None, str(c)) for c in rng.permutation(colours)[:3]]
+        return (*full, *partial, *(Prompt(text.format(self._words), "bare") for text in _BARE))
+
+    @property
+    def _words(self) -> str:
+        return f"{'an' if self.word[0] in 'aeiou' else 'a'} <subject>"
+
+    def _prompt(self, grade: str, background: str | None, colour: str | None) -> Prompt:
+        words = article(" ".join(w for w in (colour, background, "background") if w))
+        return Prompt(f"a photo of {self._words} on {words}", grade, background, colour)
 
 
 def cases(group: str, count: int, settings: tuple[str, ...] = SETTINGS) -> list[Case]:
     """The first `count` subjects of a group in every setting."""
     return [Case(group, number, setting) for setting in settings for number in range(count)]
-
-
-def _prompt(grade: str, background: str | None, colour: str | None) -> Prompt:
-    words = " ".join(w for w in (colour, background, "background") if w)
-    article = "an" if words[0] in "aeiou" else "a"
-    return Prompt(f"a photo of a <subject> on {article} {words}", grade, background, colour)
 
 
 def _as_set(photos: list[Photo], word: str) -> SubjectSet:

@@ -52,6 +52,7 @@ def frontier(path: Path, figures: dict[str, float], settings: Sequence[str], met
 def sheet(path: Path, jobs: dict[str, list[Job]], methods: Sequence[Method], subjects: int = 2) -> None:
     """Rows of methods, columns of prompts, for the first subjects, first seed; training photos on top."""
     seeds = {job.seed for job in jobs[methods[-1].name]}
+    subjects = min(subjects, len({job.case for job in jobs[methods[-1].name]}))
     first = {m.name: [j for j in jobs[m.name] if j.seed == min(seeds)][:subjects] for m in methods}
     columns = len(_PROMPTS)
     block = columns * _SIDE + 14

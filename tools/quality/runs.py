@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,18 +43,26 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Hash over all that the result depends on."""
+        """Hash over all that the result depends on: settings, photos, prompts, models and code."""
         method = asdict(self.method)
         del method["name"], method["about"]
-        facts = [self.case.name, method, self.seed if self.method.train != "none" else 0, self.pictures, SAMPLER,
-                 [(p.text) for p in self.case.prompts], _assets()]  # fmt: skip
+        photos = hashlib.sha256()
+        for photo in (p for part in self.case.photos for p in part):
+            photos.update(photo.image.tobytes() + photo.mask.tobytes())
+        facts = [self.case.name, photos.hexdigest(), method, self.seed if self.method.train != "none" else 0,
+                 self.pictures, SAMPLER, BORDER, [p.text for p in self.case.prompts], _sources()]  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 @cache
-def _assets() -> str:
+def _sources() -> str:
+    """Hash of the models that are used and of the code that trains, paints and reads."""
     digest = hashlib.sha256()
-    for path in (ASSETS / "checkpoint.safetensors", WEIGHTS, ASSETS / "clip" / "model.safetensors"):
+    models = [ASSETS / "checkpoint.safetensors", WEIGHTS, ASSETS / "clip" / "model.safetensors"]
+    code = [*ROOT.glob("training/*.py"), *ROOT.glob("attractor/*.py"), *ROOT.glob("nodes/host/*.py"),
+            ROOT / "metrics" / "encoders.py", ROOT / "tools" / "judge.py",
+            *(Path(__file__).with_name(f"{name}.py") for name in ("baselines", "masks", "runs", "trials"))]  # fmt: skip
+    for path in (*models, *sorted(code)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -67,9 +76,12 @@ def run_all(jobs: Sequence[Job], workers: int, say: Callable[[str], None] = prin
     if missing:
         say(f"{len(distinct) - len(missing)} of {len(distinct)} runs are kept from before, {len(missing)} to do")
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare) as pool:
-            waiting = [pool.submit(run, job) for job in missing]
+            waiting = {pool.submit(run, job): job for job in missing}
             for done, future in enumerate(as_completed(waiting), 1):
-                future.result()
+                if future.exception():
+                    pool.shutdown(cancel_futures=True)
+                    job = waiting[future]
+                    raise RuntimeError(f"{job.case.name}, {job.method.name}, seed {job.seed}") from future.exception()
                 if done % 10 == 0 or done == len(missing):
                     each = (time.monotonic() - began) / done
                     left = each * (len(missing) - done) / 60
@@ -87,6 +99,8 @@ def _prepare() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     import_host()
+    with torch.inference_mode():
+        _host_model()  # so that no run is timed with the loading in it
 
 
 @cache
@@ -119,8 +133,8 @@ def run(job: Job) -> None:
     """Do one job and write its result beside its pictures."""
     with torch.inference_mode():
         subject, held_out = job.case.sets()
-        given = with_masks(subject, job.method.masks)
         began = time.perf_counter()
+        given = with_masks(subject, job.method.masks)
         concept, card = _trained(job, given)
         seconds = time.perf_counter() - began
         images = _paint(job, concept)
