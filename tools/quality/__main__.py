@@ -26,7 +26,7 @@ from .pictures import frontier, sheet
 from .runs import Job, run_all
 
 TUNING_SUBJECTS, TUNING_PICTURES = 4, 2
-DEVELOP_SUBJECTS = 12
+DEVELOP_SUBJECTS, DEVELOP_SEEDS = 6, 2
 WITH_INTERVAL = ("leak", "leak_share", "subject", "prompt", "gap", "held_out", "diversity")
 BASELINES = ("ti_published", "ti_tuned", "cross_init", "directional", "soft_masks")
 Table = dict[str, list[Measured]]
@@ -63,13 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def judge_figures(count: int) -> dict[str, float]:
     """The judge on unseen renders, and what it reads of the base checkpoint's pictures."""
-    from ...nodes.host import demo
     from ..checkpoints import import_host
     from ..judge import load
     from ..pretrain.judge import accuracy, held_out
     from . import base
 
     import_host()
+    from ...nodes.host import demo
+
     judge = load()
     found = accuracy(judge, *held_out(0, 5 * count))
     named = ("kind", "pattern", "colour", "colour2", "background", "background_colour")
@@ -154,19 +155,21 @@ class _Bench:
         Where photos vary, only what concerns the background's tokens.
         """
         figures: dict[str, float] = {}
+        bootstrap = Bootstrap(range(DEVELOP_SUBJECTS), range(DEVELOP_SEEDS))
         for setting in self.chosen.settings:
             changed = rows.ablation_table(self.best)
             if setting == "varied":
                 changed = [m for m in changed if "background" in m.name or "together" in m.name]
             methods = [self.best.get("ours", TUNABLE[-1]), *changed]
-            develop = cases("develop", min(self.chosen.subjects, DEVELOP_SUBJECTS), (setting,))
-            table = self._measure(develop, [FLOOR, *methods])
-            self._print(f"{setting}, one thing changed at a time", table, methods)
+            develop = cases("develop", DEVELOP_SUBJECTS, (setting,))
+            table = self._measure(develop, [FLOOR, *methods], DEVELOP_SEEDS)
+            self._print(f"{setting}, one thing changed at a time", table, methods, bootstrap)
             for method in changed:
                 for measured in ("leak", "subject", "prompt"):
-                    pair = [self.bootstrap.table(table[name], measured) for name in (method.name, "ours")]
+                    pair = [bootstrap.table(table[name], measured) for name in (method.name, "ours")]
+                    value, low, high = bootstrap.interval(*pair, of=lambda a, b: a - b)
                     label = f"ablation.{setting}.{method.name}.{measured}_change"
-                    figures |= self._named(label, *pair, of=lambda a, b: a - b)
+                    figures |= {label: value, f"{label}_low": low, f"{label}_high": high}
         return figures
 
     def write(self, figures: dict[str, float]) -> None:
@@ -182,12 +185,12 @@ class _Bench:
         )
         benchmarks.write_section("quality", "Quality: leak, subject and prompt where the truth is known", head + text)
 
-    def _jobs(self, group: list[Case], methods: Sequence[Method]) -> dict[str, list[Job]]:
-        seeds, pictures = range(self.chosen.seeds), self.chosen.pictures
+    def _jobs(self, group: list[Case], methods: Sequence[Method], count: int | None = None) -> dict[str, list[Job]]:
+        seeds, pictures = range(count or self.chosen.seeds), self.chosen.pictures
         return {m.name: [_job(case, m, seed, pictures) for case in group for seed in seeds] for m in methods}
 
-    def _measure(self, group: list[Case], methods: Sequence[Method]) -> Table:
-        jobs = self._jobs(group, methods)
+    def _measure(self, group: list[Case], methods: Sequence[Method], seeds: int | None = None) -> Table:
+        jobs = self._jobs(group, methods, seeds)
         flat = [job for of in jobs.values() for job in of]
         found = run_all(flat, self.chosen.workers)
         results = {id(job): result for job, result in zip(flat, found, strict=True)}
@@ -241,15 +244,16 @@ class _Bench:
         value, low, high = self.bootstrap.interval(*tables, of=of)
         return {label: value, f"{label}_low": low, f"{label}_high": high}
 
-    def _print(self, title: str, table: Table, methods: Sequence[Method]) -> None:
+    def _print(self, title: str, table: Table, methods: Sequence[Method], bootstrap: Bootstrap | None = None) -> None:
         columns = ("leak", "leak.full", "leak.partial", "leak.bare", "leak_share", "subject", "prompt", "gap",
                    "held_out", "diversity", "seconds")  # fmt: skip
-        print(f"\n{title}: {self.chosen.subjects} subjects x {self.chosen.seeds} seeds")
+        bootstrap = bootstrap or self.bootstrap
+        print(f"\n{title}: {len(bootstrap.subjects)} subjects x {len(bootstrap.seeds)} seeds")
         print(f"{'':36s}" + "".join(f"{c:>13s}" for c in columns))
         for method in methods:
             runs = table[method.name]
-            means = [mean(self.bootstrap.table(runs, column)) for column in columns]
-            print(f"{method.about[:35]:36s}" + "".join(f"{mean:13.3f}" for mean in means))
+            means = [mean(bootstrap.table(runs, column)) for column in columns]
+            print(f"{method.about[:35]:36s}" + "".join(f"{value:13.3f}" for value in means))
 
 
 if __name__ == "__main__":

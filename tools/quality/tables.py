@@ -24,9 +24,9 @@ ABOUT = (
     "masks get the same, by our saliency back end."
 )
 ABOUT_CHANGES = (
-    "Change against ours, on subjects of a group of their own; an interval that excludes zero is a change that is"
-    " there. Background tokens per shoot are the shared ones where all photos are one shoot, and those per photo "
-    "where none share."
+    "Change against ours, on six subjects of a group of their own with two seeds; an interval that excludes zero "
+    "is a change that is there. Background tokens per shoot are the shared ones where all photos are one shoot, "
+    "and those per photo where none share."
 )
 _COLUMNS = (("leak", "leak"), ("leak.full", "spelt out"), ("leak.partial", "half named"), ("leak.bare", "not named"),
             ("leak_share", "share"), ("subject", "subject"), ("held_out", "held-out"), ("prompt", "prompt"),
