@@ -13,6 +13,7 @@ import torch
 from attractor_pack.tools import judge as judges
 from attractor_pack.tools.graphs import node
 from attractor_pack.tools.host import ROOT
+from attractor_pack.tools.quality.base import Base
 from attractor_pack.tools.world import caption, sample_scene
 from PIL import Image
 
@@ -30,16 +31,10 @@ def test_the_judge_reads_sixty_samples_as_they_were_asked_for(server, load_demo,
     ))  # fmt: skip
     pictures = [Image.open(io.BytesIO(server.fetch_output(i))).convert("RGB") for i in run.outputs["save"]["images"]]
     pixels = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1).float() / 255 for p in pictures])
-    readings = judges.load().read(pixels)
-    asked = [judges.truth(scene) for scene in scenes]
-
-    def right(*factors):
-        names = {f: readings.names(f) for f in factors}
-        return np.mean([all(names[f][i] == asked[i][f] for f in factors) for i in range(60)])
-
-    assert right("background", "background_colour") >= 0.9
-    assert right("kind") >= 0.85
-    assert right("colour", "colour2") >= 0.7
+    figures = Base(scenes, pixels, judges.load().read(pixels)).figures()
+    assert figures["background_ok"] >= 0.9, figures
+    assert figures["kind_ok"] >= 0.85, figures
+    assert figures["colours_ok"] >= 0.7, figures
 
 
 def test_the_short_quality_benchmark_shows_the_leak_and_its_end():

@@ -28,14 +28,20 @@ class Base:
         return np.asarray(self.readings.names(factor)) == np.asarray(asked)
 
     def figures(self) -> dict[str, float]:
-        """Shares of pictures: background (kind and colour), kind of item, both colours of the item, pattern."""
+        """Shares of pictures: background (kind and colour), kind of item, both colours of the item, pattern.
+
+        colours_ok: the two colours that were asked for are the two that are read; colours_in_place: each in its place
+        too, which checks and stripes hardly show.
+        """
         right = {name: self.right(name) for name in READS if not name.startswith("badge")}
         return {
             "background_ok": float((right["background"] & right["background_colour"]).mean()),
             "background_kind_ok": float(right["background"].mean()),
             "background_colour_ok": float(right["background_colour"].mean()),
             "kind_ok": float(right["kind"].mean()),
-            "colours_ok": float((right["colour"] & right["colour2"]).mean()),
+            "colours_ok": float(np.mean([{a, b} == {s.item.colour, s.item.colour2} for a, b, s in zip(
+                self.readings.names("colour"), self.readings.names("colour2"), self.scenes, strict=True)])),
+            "colours_in_place": float((right["colour"] & right["colour2"]).mean()),
             "colour_ok": float(right["colour"].mean()),
             "colour2_ok": float(right["colour2"].mean()),
             "pattern_ok": float(right["pattern"].mean()),
