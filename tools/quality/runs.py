@@ -28,7 +28,8 @@ from .methods import Method
 from .trials import train_trial
 
 CACHE = ROOT / ".cache" / "quality"
-SAMPLER = {"steps": 10, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "normal", "width": 64, "height": 64}
+SAMPLER = {"steps": 10, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "normal"}
+PAINTED_TOGETHER = 20  # pictures in a batch
 BORDER = 8  # pixels at the top, left and right that count as background
 
 
@@ -172,12 +173,28 @@ def _trained(job: Job, given: Any) -> tuple[Any, dict]:
 
 
 def _paint(job: Job, concept: Any) -> Tensor:
-    """Every prompt with every picture seed: [P * S, 3, 64, 64] in [0, 1]."""
-    from ...nodes.host.sampling import SamplerSettings, sample_grid
+    """Every prompt with every picture seed, several prompts in one batch: [P * S, 3, 64, 64] in [0, 1]."""
+    import comfy.sample
 
-    prompts, seeds = [p.text for p in job.case.prompts], range(1, job.pictures + 1)
-    settings = SamplerSettings(**SAMPLER)
-    return sample_grid(*_demo(), concept, job.case.word, prompts, seeds, settings, job.pictures, False).images
+    from ...nodes.host.sampling import conditioning
+
+    model, clip, vae = _demo()
+    how, word = SAMPLER, job.case.word
+    encoded = [conditioning(clip, p.text, concept, word)[0][0] for p in job.case.prompts]
+    nothing = conditioning(clip, "", None)[0][0]
+    pairs = [(tokens, seed) for tokens in encoded for seed in range(1, job.pictures + 1)]
+    blank = torch.zeros(1, model.get_model_object("latent_format").latent_channels, 8, 8)
+    parts = []
+    for start in range(0, len(pairs), PAINTED_TOGETHER):
+        chunk = pairs[start : start + PAINTED_TOGETHER]
+        noise = torch.cat([comfy.sample.prepare_noise(blank, seed) for _, seed in chunk])
+        positive, negative = [[torch.cat([t for t, _ in chunk]), {}]], [[nothing.expand(len(chunk), -1, -1), {}]]
+        latents = comfy.sample.sample(
+            model, noise, how["steps"], how["cfg"], how["sampler_name"], how["scheduler"], positive, negative,
+            blank.expand(len(chunk), -1, -1, -1), seed=0, disable_pbar=True,
+        )  # fmt: skip
+        parts.append(vae.decode(latents).movedim(-1, 1).float().clamp(0, 1))
+    return torch.cat(parts)
 
 
 def _read(images: Tensor) -> dict:
