@@ -94,7 +94,7 @@ class TorchEncoder:
 def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
     """The encoder called `name`: one that comes with the pack, or a file or folder of that name in one of the folders.
 
-    "efficientnet-lite0" is real and small; "demo-clip" and "demo-dino" know the demo world only.
+    "efficientnet-lite0" is real and small; "demo-clip", and "demo-dino" where it was trained, know the demo world only.
 
     A file is an open_clip checkpoint named after its architecture, such as ViT-B-32.safetensors; a folder holds a
     model in transformers' layout (CLIP, DINO, DINOv2). Raises AttractorError, naming what is missing.
@@ -102,7 +102,8 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
     path = next((f / name for f in folders if (f / name).exists()), None)
     if name == EFFICIENTNET:
         return efficientnet_lite0(folders)
-    path = path or DEMO.get(name)
+    if path is None and name in DEMO and DEMO[name].is_dir():
+        path = DEMO[name]
     if path is None:
         where = folders[0] if folders else "the pack"
         raise AttractorError(

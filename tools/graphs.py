@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SAMPLER = {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64}
+SAMPLER = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64}
 TRAINING = {
     "steps": 300, "batch_size": 4, "learning_rate": 0.005, "vectors": 3, "resolution": 64, "strength": 1.0,
     "background_scope": "shared", "background_vectors": 2, "background_steps": 150, "zoom": 1.2, "flip": False,

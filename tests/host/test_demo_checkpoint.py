@@ -25,7 +25,7 @@ def test_the_judge_reads_sixty_samples_as_they_were_asked_for(server, load_demo,
     scenes = [sample_scene(rng) for _ in range(60)]
     run = server.queue(load_demo(
         grid=node("Attractor_SampleGrid", **demo, class_word="cup", prompts="\n".join(caption(s) for s in scenes),
-                  negative="", first_seed=7, seeds=1, batch_size=1, steps=20, cfg=4.0, sampler_name="euler",
+                  negative="", first_seed=7, seeds=1, batch_size=1, steps=20, cfg=3.0, sampler_name="euler",
                   scheduler="normal", width=64, height=64),
         save=node("SaveImage", images=["grid", 0], filename_prefix="sixty"),
     ))  # fmt: skip

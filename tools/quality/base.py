@@ -11,7 +11,7 @@ import torch
 from ..judge import READS, Judge, Readings, truth
 from ..world import Scene, caption, sample_scene
 
-SAMPLER = {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64}
+SAMPLER = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from .methods import Method
 from .trials import train_trial
 
 CACHE = ROOT / ".cache" / "quality"
-SAMPLER = {"steps": 10, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "normal"}
+SAMPLER = {"steps": 10, "cfg": 3.0, "sampler_name": "dpmpp_2m", "scheduler": "normal"}
 PAINTED_TOGETHER = 20  # pictures in a batch
 BORDER = 8  # pixels at the top, left and right that count as background
 
