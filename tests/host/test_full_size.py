@@ -15,19 +15,21 @@ pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(1500)]
 KINDS = ["sd15", *(["sdxl"] if os.environ.get("ATTRACTOR_TEST_SDXL") else [])]  # SDXL has its own make target
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_train_save_and_load_again(server, said, kind):
+@pytest.fixture(params=KINDS)
+def checkpoint(server, request):
+    """(kind, file name) of a full-size checkpoint in the server's folder, which is taken away afterwards."""
     folder = server.base / "models" / "checkpoints"
     folder.mkdir(exist_ok=True)
-    path = folder / f"random-{kind}.safetensors"
-    subprocess.run([sys.executable, "-P", "-m", "attractor_pack.tools.checkpoints", kind, str(path)], check=True)
-    try:
-        _road(server, said, kind, path.name)
-    finally:
-        path.unlink()
+    path = folder / f"random-{request.param}.safetensors"
+    command = [sys.executable, "-P", "-m", "attractor_pack.tools.checkpoints", request.param, str(path)]
+    subprocess.run(command, check=True)
+    yield request.param, path.name
+    path.unlink()
 
 
-def _road(server, said, kind, file):
+def test_train_save_and_load_again(server, said, checkpoint):
+    kind, file = checkpoint
+
     def loaded(**nodes):
         return {"base": node("CheckpointLoaderSimple", ckpt_name=file), **nodes}
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..world import BACKGROUNDS, COLOUR_NAMES, KINDS, PATTERNS, caption
 from .cache import load_pictures, scene_of
-from .common import cosine, save_atomic
+from .common import cosine, save_atomic, stage_arguments
 from .team import Team, run
 from .text import FUNCTION_WORDS
 from .vae import to_tensor
@@ -153,14 +153,7 @@ def write(model, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the text-image stage."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path(".cache/pretrain"))
-    parser.add_argument("--out", type=Path, default=Path("assets/demo/clip"))
-    parser.add_argument("--minutes", type=float, default=8.0, help="training time in all")
-    parser.add_argument("--batch", type=int, default=96, help="pairs a worker and step")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1)
+    parser = stage_arguments(__doc__, Path("assets/demo/clip"), minutes=8.0, batch=96, lr=1e-3)
     args = parser.parse_args(argv)
     run(train, args.workers, args)
 

@@ -1,5 +1,6 @@
 """What the pre-training scripts share: the host on the import path, schedules, safe saving."""
 
+import argparse
 import math
 import os
 import sys
@@ -47,3 +48,16 @@ def initialise(module: nn.Module) -> None:
         for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.Embedding):
             if isinstance(layer, kind):
                 kind.reset_parameters(layer)
+
+
+def stage_arguments(about: str | None, out: Path, minutes: float, batch: int, lr: float) -> argparse.ArgumentParser:
+    """The options that the stages for scoring share, with their own defaults."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--folder", type=Path, default=Path(".cache/pretrain"))
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--minutes", type=float, default=minutes, help="training time in all")
+    parser.add_argument("--batch", type=int, default=batch, help="pictures a worker and step")
+    parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
+    return parser

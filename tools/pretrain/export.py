@@ -17,7 +17,7 @@ from .vae import FULL, WIDTHS, exported, load, to_tensor
 
 
 def config(latent_channels: int, channels: int, token_std: float, training: dict) -> dict:
-    """All that building the three models from the host's classes needs (see load.py, which does it)."""
+    """All that building the three models from the host's classes needs (nodes/host/demo.py does it)."""
     return {
         "format": 1,
         "image_size": 64,

@@ -14,7 +14,7 @@ from ..judge import READS, WEIGHTS, Judge, truth
 from ..world import Scene, render, sample_scene, sample_subject
 from ..world.subjects import badge_for
 from .cache import build, load_pictures
-from .common import cosine, save_atomic
+from .common import cosine, save_atomic, stage_arguments
 from .team import Team, run
 from .vae import to_tensor
 
@@ -143,15 +143,8 @@ def write(judge: Judge, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the judge's stage."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path(".cache/pretrain"))
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--minutes", type=float, default=12.0, help="training time in all")
+    parser = stage_arguments(__doc__, WEIGHTS, minutes=12.0, batch=64, lr=3e-3)
     parser.add_argument("--pictures", type=int, default=32000)
-    parser.add_argument("--batch", type=int, default=64, help="pictures a worker and step")
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--render-workers", type=int, default=2)
     args = parser.parse_args(argv)
     build(args.folder / "judge", args.pictures, args.seed, args.render_workers, scene_of, SPLIT)

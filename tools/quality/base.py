@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..judge import READS, Judge, Readings, truth
 from ..world import Scene, caption, sample_scene
@@ -61,11 +62,19 @@ def paint(models: tuple[Any, Any, Any], judge: Judge, count: int, seed: int, sam
     return Base(scenes, images, judge.read(images))
 
 
+def sheet(pictures: np.ndarray, columns: int, scale: int = 2) -> Image.Image:
+    """Lay pictures uint8 [N, side, side, 3] out in rows with a thin gap."""
+    rows, side = -(-len(pictures) // columns), pictures.shape[1]
+    out = np.full((rows * (side + 2), columns * (side + 2), 3), 255, dtype=np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = i // columns * (side + 2), i % columns * (side + 2)
+        out[y : y + side, x : x + side] = picture
+    return Image.fromarray(out).resize((out.shape[1] * scale, out.shape[0] * scale), Image.Resampling.NEAREST)
+
+
 def main() -> None:
     """Paint, read and print; the sheet goes to .cache/base.png with what was asked and read in a list."""
     import argparse
-
-    from PIL import Image
 
     from ..checkpoints import import_host
     from ..host import ROOT
@@ -80,7 +89,6 @@ def main() -> None:
     chosen = parser.parse_args()
     import_host()
     from ...nodes.host import demo
-    from ..pretrain.load import sheet
 
     how = {**SAMPLER, "cfg": chosen.cfg, "steps": chosen.steps, "sampler_name": chosen.sampler}
     with torch.inference_mode():
@@ -88,9 +96,8 @@ def main() -> None:
     for name, value in base.figures().items():
         print(f"{name:22s} {value:.3f}")
     pictures = (base.images.movedim(1, -1) * 255 + 0.5).byte().numpy()
-    picture: Image.Image = sheet(pictures, 10)
     (ROOT / ".cache").mkdir(exist_ok=True)
-    picture.save(ROOT / ".cache" / "base.png")
+    sheet(pictures, 10).save(ROOT / ".cache" / "base.png")
     read = {name: base.readings.names(name) for name in READS}
     for i, scene in enumerate(base.scenes):
         asked = truth(scene)
