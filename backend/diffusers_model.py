@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
+from ..attractor.attention import Gatherer, LayerAttention
 from ..attractor.errors import AttractorError
 from ..attractor.prompts import SUBJECT, spoken
 from ..metrics.generations import Generated, Generations
@@ -130,6 +132,24 @@ class DiffusersModel:
             return noisy / (s.square() + 1) - output * s / (s.square() + 1).sqrt()
         return noisy - output * s
 
+    @property
+    def side(self) -> int:
+        """Of the pictures that the pipeline paints by default."""
+        return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+
+    def attention(self, noisy: Tensor, sigma: Tensor, prompt: str, largest: int) -> list[LayerAttention]:
+        """Attention of every layer of at most `largest` cells; see DiffusionModel."""
+        unet, before = self.pipeline.unet, self.pipeline.unet.attn_processors
+        with torch.no_grad():
+            context = self.encode([prompt], [{}]).select(torch.zeros(len(noisy), dtype=torch.long, device=self.device))
+            gatherer = Gatherer((noisy.shape[-2], noisy.shape[-1]), context.tokens.shape[1], largest)
+            try:
+                unet.set_attn_processor(_Gathering(gatherer))
+                self.denoise(noisy.to(self.device), sigma.to(self.device), context)
+            finally:
+                unet.set_attn_processor(before)
+        return gatherer.layers
+
     def output_scale(self, sigma: Tensor) -> Tensor:
         """c_out: sigma for eps, sigma / sqrt(sigma^2 + 1) for v."""
         return sigma / (sigma.square() + 1).sqrt() if self.prediction == "v" else sigma
@@ -198,6 +218,19 @@ def load(name: str) -> DiffusersModel:
             f"{name}: cannot be loaded without a download ({error}). A folder in diffusers' layout has all it needs."
         ) from error
     return DiffusersModel(loaded.to(device), path.name)
+
+
+class _Gathering(AttnProcessor2_0):
+    """The ordinary attention, which shows its queries and keys to a gatherer."""
+
+    def __init__(self, gatherer: Gatherer):
+        super().__init__()
+        self._gatherer = gatherer
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, *args: Any, **kwargs: Any):
+        taken = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        self._gatherer.take(attn.to_q(hidden_states), attn.to_k(taken), attn.heads)
+        return super().__call__(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 
 def _text_encoders(pipeline: Any) -> dict[str, tuple[Any, Any]]:

@@ -8,15 +8,19 @@ import sys
 from argparse import Namespace
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from ..attractor.clicks import parse_clicks
+from ..attractor.clipseg import FOLDER_NAME, TextSegmenter
 from ..attractor.errors import AttractorError
 from ..attractor.masks import Refinement
-from ..attractor.photo_masks import BACK_ENDS, mask_set
-from ..attractor.saliency import FILE_NAME, SaliencyModel
+from ..attractor.photo_masks import mask_set
+from ..attractor.raw_masks import Sources, gather
+from ..attractor.saliency import KINDS, SaliencyModel
 from ..metrics.encoders import load_encoder
 from ..metrics.generations import Generated, Generations, contact_sheet, from_picture, to_picture
 from ..metrics.page import write_report
@@ -28,7 +32,6 @@ from ..training.loop import train as train_concept
 from ..training.photos import SubjectSet, read_folder
 from ..training.settings import TrainSettings
 
-MASK_BACK_ENDS = ("auto", *BACK_ENDS)
 _INDEX = "pictures.json"
 
 
@@ -52,7 +55,7 @@ def mask(chosen: Namespace) -> dict:
     twice = sorted({name for name in photos.names if stems.count(Path(name).stem) > 1})
     if twice:
         raise AttractorError(f"{', '.join(twice)} would get the same mask file: rename one of them.")
-    masked, back_end = _masked(photos, chosen)
+    masked, sources = _masked(photos, chosen)
     sizes = {photo.name: _file_size(folder / photo.name) for photo in masked.photos}
     verdicts = {}
     for photo in masked.photos:
@@ -62,8 +65,8 @@ def mask(chosen: Namespace) -> dict:
             picture = picture.resize(sizes[photo.name], Image.Resampling.BILINEAR)
         out = Path(chosen.out) / f"{Path(photo.name).stem}.png"
         write_beside(out, lambda path, picture=picture: picture.save(path, "PNG"))
-        verdicts[photo.name] = {"verdict": photo.verdict, "share": round(float(inside.mean()), 4)}
-    return {"backend": back_end, "photos": verdicts}
+        verdicts[photo.name] = photo.judgement()
+    return {"backend": chosen.backend, "photos": verdicts, "without": dict(sources.missing)}
 
 
 def train(chosen: Namespace) -> dict:
@@ -73,9 +76,10 @@ def train(chosen: Namespace) -> dict:
     check_name(chosen.name)
     names = {f.name for f in fields(TrainSettings)} - {"seed"}
     settings = TrainSettings(**{name: getattr(chosen, name) for name in names}, seed=chosen.seed)
-    masked, _ = _masked(read_folder(Path(chosen.dir), chosen.word), chosen)
+    model = load(chosen.model)
+    masked, _ = _masked(read_folder(Path(chosen.dir), chosen.word), chosen, model)
     parts = split_set(masked, chosen.held_out, chosen.seed)
-    concept, history = train_concept(load(chosen.model), parts.train, settings, parts.held_out, _Lines())
+    concept, history = train_concept(model, parts.train, settings, parts.held_out, _Lines())
     path = save_concept(concept, Path(chosen.out), chosen.name, chosen.when_exists)
     return {"concept": str(path), "train": parts.train.names, "held_out": parts.held_out.names,
             "best_step": history.best_step, "run_card": concept.run_card}  # fmt: skip
@@ -150,15 +154,34 @@ class _Lines(Silent):
             print(f"{phase}: step {done} of {total}, loss {value:.4f}", file=sys.stderr)
 
 
-def _masked(subject: SubjectSet, chosen: Namespace) -> tuple[SubjectSet, str]:
-    back_end = chosen.backend
-    if back_end == "auto":
-        back_end = "external" if chosen.masks else "saliency"
+def _masked(subject: SubjectSet, chosen: Namespace, model: Any = None) -> tuple[SubjectSet, Sources]:
     given = [_read_mask(Path(chosen.masks), name) for name in subject.names] if chosen.masks else None
-    places = [folder / FILE_NAME for folder in _model_folders(chosen)]
-    model = next((path for path in places if path.is_file()), places[0])
-    saliency = SaliencyModel(model) if back_end == "saliency" else None
-    return mask_set(subject, back_end, Refinement(chosen.grow, chosen.feather), given, saliency), back_end
+    back_end = "external" if given and chosen.backend == "auto" else chosen.backend
+    sources = _sources(back_end, chosen, model)
+    how = Refinement(chosen.grow, chosen.feather, unit=chosen.unit, edges=chosen.edges)
+    clicks = parse_clicks("\n".join(chosen.click or []), subject.names, [photo.size for photo in subject.photos])
+    return mask_set(subject, back_end, how, given, sources, clicks), sources
+
+
+def _sources(back_end: str, chosen: Namespace, model: Any) -> Sources:
+    folders, file = _model_folders(chosen), KINDS[chosen.saliency_model].file
+    return gather(back_end, {
+        "saliency": lambda: SaliencyModel(_in_folders(folders, file), chosen.saliency_model),
+        "attention": lambda: model or _diffusion_model(chosen),
+        "text": lambda: TextSegmenter(_in_folders(folders, FOLDER_NAME)),
+    })  # fmt: skip
+
+
+def _diffusion_model(chosen: Namespace) -> Any:
+    if not chosen.model:
+        raise AttractorError("The back end 'attention' needs the model that is trained on: give --model.")
+    from ..backend.diffusers_model import load
+
+    return load(chosen.model)
+
+
+def _in_folders(folders: list[Path], name: str) -> Path:
+    return next((folder / name for folder in folders if (folder / name).exists()), folders[0] / name)
 
 
 def _model_folders(chosen: Namespace) -> list[Path]:

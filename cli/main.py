@@ -13,6 +13,9 @@ from typing import NoReturn
 from PIL import UnidentifiedImageError
 
 from ..attractor.errors import AttractorError
+from ..attractor.masks import UNITS
+from ..attractor.photo_masks import BACK_ENDS
+from ..attractor.saliency import KINDS
 from ..training.settings import BACKGROUND_SCOPES, TrainSettings
 from . import commands
 
@@ -59,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     mask = _command(commands_of, "mask", commands.mask, "write an attractor mask for each photo")
     _mask_options(mask)
+    mask.add_argument("--model", default="", help="for the back end attention: demo, a diffusers folder, or a file")
     mask.add_argument("--out", required=True, help="folder for the masks, <stem>.png each")
 
     train = _command(commands_of, "train", commands.train, "learn a concept from the photos")
@@ -111,13 +115,20 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _mask_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", choices=commands.MASK_BACK_ENDS, default="auto",
-                        help="auto takes the best one whose model is there")  # fmt: skip
+    parser.add_argument("--backend", choices=BACK_ENDS, default="auto",
+                        help="auto compares all whose models are there; with --masks it is external")  # fmt: skip
     parser.add_argument("--word", default="subject", help="what the subject is, such as dog")
     parser.add_argument("--masks", help="folder of masks <stem>.png, for the back end external")
-    parser.add_argument("--models", help=f"folder that holds u2netp.onnx; {_MODELS_HELP}")
-    parser.add_argument("--grow", type=float, default=0.0, help="thousandths of the longer side")
-    parser.add_argument("--feather", type=float, default=4.0, help="thousandths of the longer side")
+    parser.add_argument("--click", action="append", metavar="[NAME:]X,Y",
+                        help="a point on the subject, or a box X0,Y0,X1,Y1, in pixels or fractions; repeatable, "
+                        "for the photos in order or by name")  # fmt: skip
+    parser.add_argument("--models", help=f"folder that holds u2netp.onnx and clipseg/; {_MODELS_HELP}")
+    parser.add_argument("--saliency-model", choices=KINDS, default="u2netp")
+    parser.add_argument("--unit", choices=UNITS, default=UNITS[0], help="of --grow and --feather, of the longer side")
+    parser.add_argument("--grow", type=float, default=0.0, help="grow the mask, or shrink it below 0")
+    parser.add_argument("--feather", type=float, default=4.0, help="soften its edge")
+    parser.add_argument("--edges", type=float, default=0.0,
+                        help="draw it to edges within so many thousandths of the longer side")  # fmt: skip
 
 
 def _model_option(parser: argparse.ArgumentParser) -> None:

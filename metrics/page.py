@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attractor.masks import overlay
+from ..attractor.overlay import overlay
 from ..training.concept import write_beside
 from ..training.loop import History
 from .charts import loss_curve, score_chart

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+import json
+from contextlib import nullcontext
+from typing import Any, cast
 
-from ..attractor.masks import Refinement, overlay, verdict_text
+import comfy.model_management
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..attractor.clicks import Click, click_on, parse_clicks
+from ..attractor.clipseg import FOLDER_NAME, TextSegmenter
+from ..attractor.errors import AttractorError
+from ..attractor.masks import UNITS, Refinement
+from ..attractor.overlay import effective_weight, mask_picture
 from ..attractor.photo_masks import BACK_ENDS, mask_set
-from ..attractor.saliency import FILE_NAME, SaliencyModel
+from ..attractor.raw_masks import Sources, gather
+from ..attractor.saliency import KINDS, SaliencyModel
+from ..attractor.verdicts import verdict_text
+from ..training.views import centre_view
 from .host import folders
+from .host.model import HostModel
+from .host.vision import on_device
 from .types import CATEGORY, SubjectSetType, single, to_host
 
 
@@ -23,21 +38,57 @@ class Mask(io.ComfyNode):
             inputs=[
                 SubjectSetType.Input("subject"),
                 io.Combo.Input(
-                    "back_end", options=list(BACK_ENDS), default="saliency",
-                    tooltip="saliency: the object that stands out (U2-NetP). external: the MASK input, or the photos' "
-                    "own transparency. none: whole photos.",
+                    "back_end", options=list(BACK_ENDS), default="auto",
+                    tooltip="auto: all that are available, compared with one another and across the photos. saliency: "
+                    "the object that stands out. attention: what the MODEL itself attends to for the class word. text: "
+                    "CLIPSeg. external: the masks input, or the photos' own transparency. none: whole photos.",
                 ),
                 io.Float.Input(
-                    "grow", default=0.0, min=-100, max=100, step=0.5,
-                    tooltip="Grow (or shrink, below 0) the mask, in thousandths of the photo's longer side.",
+                    "grow", default=0.0, min=-500, max=500, step=0.5,
+                    tooltip="Grow (or shrink, below 0) the mask, in the unit below.",
                 ),
                 io.Float.Input(
-                    "feather", default=4.0, min=0, max=100, step=0.5,
-                    tooltip="Soften the mask's edge, in thousandths of the photo's longer side.",
+                    "feather", default=4.0, min=0, max=500, step=0.5,
+                    tooltip="Soften the mask's edge, in the unit below.",
                 ),
                 io.Boolean.Input("fill_holes", default=True, tooltip="Holes inside the subject belong to it."),
                 io.Mask.Input(
-                    "masks", optional=True, tooltip="One mask a photo, white on the subject, for back end 'external'."
+                    "masks", optional=True,
+                    tooltip="For 'external', one mask a photo, white on the subject. For the others a mark painted on "
+                    "the subject, one a photo: it says which object is meant; an empty one says nothing.",
+                ),
+                io.Model.Input("model", optional=True, tooltip="For 'attention', and for 'auto' the better."),
+                io.Clip.Input("clip", optional=True),
+                io.Vae.Input("vae", optional=True),
+                io.String.Input(
+                    "clicks", default="", multiline=True, optional=True,
+                    tooltip="Which object is meant: 'x, y' on it or a box 'left, top, right, bottom', in pixels or "
+                    "fractions; a line for each photo in order, or 'photo name: x, y'.",
+                ),
+                io.String.Input(
+                    "word", default="", optional=True,
+                    tooltip="What 'attention' and 'text' look for; empty: the class word.",
+                ),
+                io.Combo.Input(
+                    "saliency_model", options=list(KINDS), default="u2netp", optional=True,
+                    tooltip="Which salient-object model; its .onnx file lies in models/attractor.",
+                ),
+                io.Combo.Input(
+                    "unit", options=list(UNITS), default=UNITS[0], optional=True,
+                    tooltip="Of grow and feather: of the photo's longer side, or pixels.",
+                ),
+                io.Float.Input(
+                    "edges", default=0.0, min=0, max=50, step=0.5, optional=True,
+                    tooltip="Draw the mask to edges of the photo within so many thousandths of its longer side. 0: off",
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=0, max=1, step=0.05, optional=True,
+                    tooltip="Attractor strength that the picture shows the loss weight for; training has its own.",
+                ),
+                io.Int.Input(
+                    "cells", default=64, min=4, max=256, optional=True,
+                    tooltip="Side of the latent grid in that picture: 64 for SD1.5 at 512, 128 for SDXL, 8 for the "
+                    "demo.",
                 ),
             ],
             outputs=[
@@ -45,17 +96,60 @@ class Mask(io.ComfyNode):
                 io.Mask.Output("mask", display_name="masks", is_output_list=True),
                 io.Image.Output("overlay", display_name="overlay", is_output_list=True),
                 io.String.Output("verdict", display_name="verdict"),
+                io.String.Output("verdicts", display_name="verdicts (JSON)"),
             ],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, subject, back_end, grow, feather, fill_holes, masks=None):
+    def execute(
+        cls, subject, back_end, grow, feather, fill_holes, masks=None, model=None, clip=None, vae=None, clicks=("",),
+        word=("",), saliency_model=("u2netp",), unit=(UNITS[0],), edges=(0.0,), strength=(1.0,), cells=(64,),
+    ):  # fmt: skip
         subject, back_end = single(subject), single(back_end)
         given = [m for batch in masks for m in (batch if batch.ndim == 3 else batch[None])] if masks else None
-        how = Refinement(single(grow), single(feather), single(fill_holes))
-        saliency = SaliencyModel(folders.find_model(FILE_NAME)) if back_end == "saliency" else None
-        masked = mask_set(subject, back_end, how, given, saliency)
-        photos = masked.photos
-        shown = [to_host(overlay(p.pixels, p.mask)[None]) for p in photos]
-        text = verdict_text([p.name for p in photos], [p.verdict for p in photos], [p.mask for p in photos])
-        return io.NodeOutput(masked, [p.mask[None] for p in photos], shown, text)
+        how = Refinement(single(grow), single(feather), single(fill_holes), single(unit), single(edges))
+        pointed = parse_clicks(single(clicks) or "", subject.names, [p.size for p in subject.photos])
+        if given is not None and back_end not in ("external", "none"):
+            pointed = {**_marks(subject, given), **pointed}
+        sources = _sources(back_end, single(model), single(clip), single(vae), single(saliency_model))
+        with on_device([sources.text]) if sources.text else nullcontext():
+            masked = mask_set(subject, back_end, how, given, sources, pointed, single(word) or "")
+        photos, shown = masked.photos, []
+        found = [cast(Tensor, photo.mask) for photo in photos]
+        for photo, mask in zip(photos, found, strict=True):
+            weight, share = effective_weight(centre_view(mask), single(strength), single(cells))
+            shown.append(to_host(mask_picture(photo.pixels, mask, photo.verdict, weight, share)[None]))
+        notes = [f"auto did without {k}: {v}" for k, v in sources.missing.items()] if back_end == "auto" else []
+        text = verdict_text([p.name for p in photos], [p.verdict for p in photos], found, notes)
+        data = json.dumps({photo.name: photo.judgement() for photo in photos}, indent=1)
+        return io.NodeOutput(masked, [mask[None] for mask in found], shown, text, data)
+
+
+def _marks(subject: Any, given: list) -> dict[str, Click]:
+    """The clicks that painted marks stand for."""
+    if len(given) != len(subject):
+        raise AttractorError(
+            f"masks: {len(given)} marks for {len(subject)} photos. Give one for each photo in order, an empty one "
+            "where there is none, or write clicks instead."
+        )
+    found = {name: click_on(mark.cpu().float()) for name, mark in zip(subject.names, given, strict=True)}
+    return {name: click for name, click in found.items() if click is not None}
+
+
+def _sources(back_end: str, model: Any, clip: Any, vae: Any, saliency: str) -> Sources:
+    makers = {
+        "saliency": lambda: SaliencyModel(folders.find_model(KINDS[saliency].file), saliency),
+        "attention": lambda: _host_model(model, clip, vae),
+        "text": lambda: TextSegmenter(folders.find_model(FOLDER_NAME)),
+    }
+    return gather(back_end, makers, comfy.model_management.throw_exception_if_processing_interrupted)
+
+
+def _host_model(model: Any, clip: Any, vae: Any) -> HostModel:
+    absent = [name for name, value in (("model", model), ("clip", clip), ("vae", vae)) if value is None]
+    if absent:
+        raise AttractorError(
+            f"The back end 'attention' needs {', '.join(absent)}: connect MODEL, CLIP and VAE of the checkpoint that "
+            "is trained on."
+        )
+    return HostModel(model, clip, vae)

@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..attractor.masks import verdict
+from ..attractor.verdicts import verdict
 from .photos import SubjectSet, read_photo, subject_set
 
 ASSETS = Path(__file__).parents[1] / "assets" / "demo"
+SIDE = 64  # of its pictures
 EMBEDDING_TABLE = "text_model.embeddings.token_embedding.weight"
 
 

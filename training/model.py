@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..attractor.attention import LayerAttention
+
 Embedding = dict[str, Tensor]
 """Vectors in the place of one word: text-encoder key ("l", "g" or "h") to [n, D]."""
 
@@ -34,6 +36,7 @@ class DiffusionModel(Protocol):
     identity: hashes that tell which model it is. widths: text-encoder key to the width D of its embeddings.
     prediction: "eps" or "v", for the run card. timesteps: number of training timesteps.
     device: where latents and vectors of the training live. compute_dtype: in which the U-Net computes.
+    side: of the square pictures that the model was trained on, in pixels.
     """
 
     @property
@@ -48,6 +51,8 @@ class DiffusionModel(Protocol):
     def device(self) -> torch.device: ...
     @property
     def compute_dtype(self) -> torch.dtype: ...
+    @property
+    def side(self) -> int: ...
 
     def training(self, batch_size: int, resolution: int) -> AbstractContextManager[None]:
         """Load the models and let gradients reach embeddings; puts everything back as it was."""
@@ -82,6 +87,10 @@ class DiffusionModel(Protocol):
 
     def denoise(self, noisy: Tensor, sigma: Tensor, context: Context) -> Tensor:
         """Clean latents [B, C, h, w] that the model sees in clean + sigma * noise."""
+        ...
+
+    def attention(self, noisy: Tensor, sigma: Tensor, prompt: str, largest: int) -> list[LayerAttention]:
+        """Attention of the layers of at most `largest` cells, in the U-Net's order, as it denoises under a prompt."""
         ...
 
     def output_scale(self, sigma: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from scipy.fft import dctn
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
+from ..attractor.verdicts import ADVICE, Evidence
 
 if TYPE_CHECKING:
     from ..metrics.splits import Certificate
@@ -33,6 +34,7 @@ class Photo:
     name: file name without its folder. pixels: [3, H, W] float32 in [0, 1], sRGB, upright.
     sha256: of the file, or of the 8-bit pixels where the photo came as a tensor. phash: 64-bit DCT hash.
     mask: attractor mask [H, W] in [0, 1], 1 = subject, or None. verdict: what was found about the mask.
+    evidence: what speaks for it.
     """
 
     name: str
@@ -41,11 +43,19 @@ class Photo:
     phash: int
     mask: Tensor | None = None
     verdict: str = ""
+    evidence: Evidence | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return self.pixels.shape[-1], self.pixels.shape[-2]
+
+    def judgement(self) -> dict:
+        """What was found about the mask, for JSON: verdict, what to do, share of the frame, evidence."""
+        share = 1.0 if self.mask is None else float(self.mask.mean())
+        evidence = self.evidence.as_dict() if self.evidence else {}
+        advice = ADVICE.get(self.verdict, "")
+        return {"verdict": self.verdict, "advice": advice, "share": round(share, 4), **evidence}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,29 @@ def make_views(
 
     resolution: side in pixels. zoom: largest random magnification (1 = none). flip: mirror half of the views.
     """
+    images, masks, index = _views(subject, resolution, per_photo, zoom, flip, seed)
+    latents = []
+    for start in range(0, len(images), 8):
+        latents.append(model.encode_images(torch.stack(images[start : start + 8]), seed + start).float().cpu())
+    encoded = torch.cat(latents)
+    grid = to_latent_grid(torch.stack(masks), encoded.shape[-2], encoded.shape[-1])
+    return Views(encoded.to(model.device), grid.to(model.device), torch.tensor(index, device=model.device))
+
+
+def view_masks(
+    subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int, placed_by: SubjectSet
+) -> Tensor:
+    """Masks [V, R, R] of the views that make_views draws of `placed_by`, the same photos with other masks."""
+    moved = [replace(own, pixels=own.mask.expand(3, -1, -1), mask=other.mask)
+             for own, other in zip(subject.photos, placed_by.photos, strict=True) if own.mask is not None]  # fmt: skip
+    images, _, _ = _views(subject.with_photos(moved), resolution, per_photo, zoom, flip, seed)
+    return torch.stack(images)[:, 0]
+
+
+def _views(
+    subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int
+) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """Images, masks and photo indices of the views."""
     generator = torch.Generator().manual_seed(seed)
     images, masks, index = [], [], []
     for i, photo in enumerate(subject.photos):
@@ -37,12 +60,7 @@ def make_views(
             images.append(image)
             masks.append(mask)
             index.append(i)
-    latents = []
-    for start in range(0, len(images), 8):
-        latents.append(model.encode_images(torch.stack(images[start : start + 8]), seed + start).float().cpu())
-    encoded = torch.cat(latents)
-    grid = to_latent_grid(torch.stack(masks), encoded.shape[-2], encoded.shape[-1])
-    return Views(encoded.to(model.device), grid.to(model.device), torch.tensor(index, device=model.device))
+    return images, masks, index
 
 
 def view(
@@ -64,6 +82,14 @@ def view(
     if flip:
         stack = stack.flip(-1)
     return stack[:3].contiguous(), stack[3].contiguous()
+
+
+def centre_view(mask: Tensor) -> Tensor:
+    """The part [s, s] of a mask [H, W] that the plain centre view of its photo shows."""
+    height, width = mask.shape
+    side = min(height, width)
+    left, top = (_place(mask.amax(d), side, n, 0.5) for d, n in ((0, width), (1, height)))
+    return mask[top : top + side, left : left + side]
 
 
 def _place(profile: Tensor, side: int, length: int, draw: float) -> int:

@@ -57,6 +57,7 @@ def _demo_config(prediction: str) -> type:
 
     class AttractorDemo(comfy.supported_models.SD15):
         unet_extra_config: dict = {}  # SD1.5's would set its own number of heads
+        attractor_side = demo_assets.SIDE
 
         def model_type(self, state_dict: dict, prefix: str = "") -> Any:
             kinds = comfy.model_base.ModelType

@@ -11,6 +11,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor
 
+from ...attractor.attention import Gatherer, LayerAttention
 from ...attractor.errors import AttractorError
 from ...training.model import Context, Embedding, fingerprint
 from . import text as host_text
@@ -57,6 +58,16 @@ class HostModel:
     def compute_dtype(self) -> torch.dtype:
         """Precision of the host's U-Net computation, whatever its weights are stored in."""
         return self._base.manual_cast_dtype or self._base.get_dtype()
+
+    @property
+    def side(self) -> int:
+        """Of the pictures that this kind of model was trained on: the demo's 64, SD1's 512, SD2's 768, SDXL's 1024."""
+        own = getattr(self._base.model_config, "attractor_side", None)
+        if own is not None:
+            return int(own)
+        if self._base.adm_channels > 0:
+            return 1024
+        return 768 if "h" in self.widths and self.prediction == "v" else 512
 
     @property
     def identity(self) -> dict[str, str]:
@@ -134,17 +145,39 @@ class HostModel:
 
     def denoise(self, noisy: Tensor, sigma: Tensor, context: Context) -> Tensor:
         """Clean latents by the host's own apply_model, through an attention that has a backward."""
+        return self._denoise(noisy, sigma, context, _differentiable_attention, (self._size, self._size))
+
+    def _denoise(
+        self, noisy: Tensor, sigma: Tensor, context: Context, attention: Any, size: tuple[int, int]
+    ) -> Tensor:
+        """The host's apply_model with an attention of ours. size: height and width in pixels, for SDXL."""
         options = {**self.patcher.model_options.get("transformer_options", {})}
         options |= {"sigmas": sigma, "cond_or_uncond": [0]}  # what patches of the attention look for
-        options["optimized_attention_override"] = _differentiable_attention
+        options["optimized_attention_override"] = attention
         extra = {}
         if self._base.adm_channels > 0:
             extra["y"] = self._base.encode_adm(
-                device=noisy.device, pooled_output=context.pooled, width=self._size, height=self._size
+                device=noisy.device, pooled_output=context.pooled, height=size[0], width=size[1]
             )
         return self._base.apply_model(
             noisy, sigma, c_crossattn=context.tokens, transformer_options=options, **extra
         )
+
+    def attention(self, noisy: Tensor, sigma: Tensor, prompt: str, largest: int) -> list[LayerAttention]:
+        """Attention of the layers of at most `largest` cells; see DiffusionModel. Loads the models as the host does."""
+        height, width = noisy.shape[-2:]
+        memory = self.patcher.memory_required([len(noisy) * 2, *noisy.shape[1:]])
+        comfy.model_management.load_models_gpu([self.patcher, self.clip.patcher], memory_required=memory)
+        with torch.inference_mode():
+            context = self.encode([prompt], [{}]).select(torch.zeros(len(noisy), dtype=torch.long, device=self.device))
+            gatherer = Gatherer((height, width), context.tokens.shape[1], largest)
+
+            def gather(_chosen: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+                gatherer.take(q, k, heads)
+                return attention_pytorch(q, k, v, heads, *args, **kwargs)
+
+            self._denoise(noisy.to(self.device), sigma.to(self.device), context, gather, (height * 8, width * 8))
+        return gatherer.layers
 
     def output_scale(self, sigma: Tensor) -> Tensor:
         """How strongly the raw output enters the denoised latent: read off the host's own formula."""

@@ -20,8 +20,9 @@ class HostWatcher:
     """Shows every step in the node that trains, and raises the host's own interruption when the user cancels."""
 
     def __init__(
-        self, node_id: str | None, curve: Callable[[History], Image.Image], sample: Callable[[Concept], Image.Image]
-    ):
+        self, node_id: str | None, curve: Callable[[History], Image.Image],
+        sample: Callable[[Concept], Image.Image] | None = None,
+    ):  # fmt: skip
         self._node_id, self._curve, self._sample = node_id, curve, sample
         self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
         self._picture: Any = None
@@ -52,8 +53,9 @@ class HostWatcher:
 
     def preview(self, done: int, concept: Concept) -> None:
         """Show a picture of the concept as it is now."""
-        self._shows_samples = True
-        self._picture = ("JPEG", self._sample(concept), 512)
+        if self._sample is not None:
+            self._shows_samples = True
+            self._picture = ("JPEG", self._sample(concept), 512)
 
 
 def _send_text(message: str, node_id: str | None) -> None:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...attractor.errors import AttractorError
-from ...metrics.encoders import TorchEncoder
 
 _BATCH = 16
 
@@ -56,8 +55,8 @@ class _Held(torch.nn.Module):
 
 
 @contextmanager
-def on_device(encoders: Sequence[TorchEncoder]) -> Iterator[None]:
-    """Put encoders where the host runs models, in patchers, so that the host can push them out; and off again."""
+def on_device(encoders: Sequence[Any]) -> Iterator[None]:
+    """Put encoders' modules where the host runs models, in patchers that it can push out; and off again."""
     device = comfy.model_management.get_torch_device()
     offload = torch.device("cpu")
     patchers = [comfy.model_patcher.ModelPatcher(_Held(e.module), device, offload) for e in encoders]

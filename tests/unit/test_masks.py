@@ -1,23 +1,23 @@
 """Weights, grids, external masks and verdicts."""
 
+import numpy as np
 import pytest
 import torch
+from attractor_pack.attractor.attention import Gatherer, grid_shape
+from attractor_pack.attractor.clicks import Click, click_on, component_at, overlap, parse_clicks
+from attractor_pack.attractor.clipseg import TextSegmenter
+from attractor_pack.attractor.cosegment import Cosegmentation
 from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.attractor.loss import weighted_error
-from attractor_pack.attractor.masks import (
-    Refinement,
-    check_mask,
-    overlay,
-    pixel_weight,
-    refine,
-    to_latent_grid,
-    verdict,
-)
+from attractor_pack.attractor.masks import Refinement, check_mask, pixel_weight, refine, to_latent_grid
+from attractor_pack.attractor.overlay import effective_weight, mask_picture, overlay
 from attractor_pack.attractor.photo_masks import mask_set
+from attractor_pack.attractor.raw_masks import Sources, gather
 from attractor_pack.attractor.saliency import SaliencyModel
+from attractor_pack.attractor.verdicts import Evidence, verdict
 from attractor_pack.tools.models import fetch_u2netp
 from attractor_pack.training import demo_assets
-from attractor_pack.training.photos import photo_from_tensor, read_folder, subject_set
+from attractor_pack.training.photos import photo_from_tensor, read_folder, read_photo, subject_set
 from attractor_pack.training.views import view
 
 
@@ -83,11 +83,179 @@ def test_refinement_grows_fills_and_feathers():
         (torch.ones(96, 96), "covers nearly everything"),
         (disc(radius=60, x=0), "touches the border"),
         (disc(radius=15, x=24) + disc(radius=14, x=72), "several objects"),
+        (disc(radius=15, x=24) + disc(radius=7, x=72), "several objects"),
         (disc() * 0.6 + 0.1, "uncertain"),
+        (1 - disc(radius=40), "looks inverted"),
     ],
 )
 def test_verdicts(mask, says):
     assert verdict(mask) == says
+
+
+def test_verdicts_weigh_what_speaks_for_the_mask():
+    assert verdict(disc(), Evidence(confidence=0.5)) == "uncertain"
+    assert verdict(disc(), Evidence(1.0, recurs=0.2, known=0.9)) == "disagrees with the other photos"
+    assert verdict(disc(), Evidence(1.0, recurs=0.2, known=0.3)) == "good"  # looks like neither: no evidence
+
+
+def scene(colour, x, y, ground, size=64):
+    """A coloured disc on a ground with grain, and its mask."""
+    mask = disc(size, 14, x, y)
+    pixels = torch.tensor(colour).view(3, 1, 1) * mask + torch.tensor(ground).view(3, 1, 1) * (1 - mask)
+    grain = torch.randn(3, size, size, generator=torch.Generator().manual_seed(x)) * 0.03
+    return (pixels + grain).clamp(0, 1), mask
+
+
+def test_coarse_maps_become_masks_by_the_colours_that_recur():
+    """One blurred and shifted map a photo: the shared colour and the edges find the disc."""
+    scenes = [scene((0.8, 0.2, 0.1), x, y, ground)
+              for x, y, ground in ((24, 30, (0.2, 0.5, 0.3)), (36, 34, (0.3, 0.3, 0.7)), (30, 24, (0.7,) * 3))]  # fmt: skip
+    maps = [refine(disc(64, 14, x + 4, y + 3), Refinement(feather=90)).double().numpy()
+            for x, y in ((24, 30), (36, 34), (30, 24))]  # fmt: skip
+    raw = [overlap(m, t.numpy()) for m, (_, t) in zip(maps, scenes, strict=True)]
+    found = Cosegmentation([p.movedim(0, -1).numpy() for p, _ in scenes]).masks(maps, 1.0)
+    fine = [overlap(m, t.numpy()) for m, (_, t) in zip(found, scenes, strict=True)]
+    assert max(raw) < 0.8 and min(fine) > 0.93, (raw, fine)
+
+
+def test_clicks_are_read_by_line_and_by_name():
+    names, sizes = ["a.jpg", "b c.png"], [(200, 100), (50, 50)]
+    assert parse_clicks("0.5, 0.25\n10 20", names, sizes) == {"a.jpg": Click(0.5, 0.25), "b c.png": Click(0.2, 0.4)}
+    box = parse_clicks("b c: 10, 10, 30, 40", names, sizes)["b c.png"]
+    assert box.box == (0.2, 0.2, 0.6, 0.8) and (box.x, box.y) == (0.4, 0.5)
+    assert parse_clicks("  \n", names, sizes) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("1,2,3", "neither a point"), ("x: 1, 2", "not in the set"), ("900, 20", "outside"), ("9, 9, 3, 3", "empty"),
+     ("left", "neither")],
+)  # fmt: skip
+def test_clicks_that_cannot_be_are_named(line, says):
+    with pytest.raises(AttractorError, match=says) as error:
+        parse_clicks(line, ["a.jpg"], [(200, 100)])
+    assert repr(line) in str(error.value)
+
+
+def test_a_painted_mark_is_a_click_and_chooses_the_part_below_it():
+    two = disc(radius=12, x=24) + disc(radius=20, x=70)
+    click = click_on(disc(radius=4, x=25, y=47))
+    assert click is not None and abs(click.x - 0.26) < 0.02 and abs(click.y - 0.5) < 0.02
+    assert overlap(component_at(two.numpy(), click), disc(radius=12, x=24).numpy()) == 1
+    assert click_on(torch.zeros(8, 8)) is None
+
+
+@pytest.mark.slow
+def test_one_click_chooses_among_three_toys(dreambooth):
+    """A real photo of three toys: saliency alone takes all of them, a click each one."""
+    from PIL import Image
+
+    folder = dreambooth.parent / "break-a-scene" / "toys"
+    toys = subject_set([read_photo(folder / "img.jpg")], "toy")
+    sources = Sources(SaliencyModel(fetch_u2netp()))
+    assert mask_set(toys, "saliency", Refinement(), sources=sources).photos[0].verdict == "several objects"
+    for i, point in enumerate(("109, 353", "410, 342", "255, 202")):
+        clicks = parse_clicks(point, toys.names, [toys.photos[0].size])
+        photo = mask_set(toys, "auto", Refinement(feather=0), sources=sources, clicks=clicks).photos[0]
+        with Image.open(folder / f"mask{i}.png") as truth:
+            true = np.asarray(truth.convert("L")) > 127
+        assert overlap(photo.mask.numpy(), true) > 0.85 and photo.verdict == "good"
+
+
+def test_attention_shares_are_softmax_means_and_fall_on_their_grid():
+    q, k = torch.randn(2, 12, 8), torch.randn(2, 77, 8)
+    gatherer = Gatherer((3, 4), 77, 100)
+    gatherer.take(q, q, 2)
+    gatherer.take(q, k, 2)
+    (layer,) = gatherer.layers
+    heads = [(q[..., h : h + 4] @ k[..., h : h + 4].mT / 2).softmax(-1) for h in (0, 4)]
+    assert torch.allclose(layer.cross, sum(heads) / 2, atol=1e-6) and layer.shape == (3, 4)
+    assert grid_shape(20 * 15, 80, 60) == (20, 15) and grid_shape(5 * 4, 9, 7) == (5, 4)
+    with pytest.raises(AttractorError, match="cells"):
+        grid_shape(77, 64, 64)
+
+
+def test_refinement_in_pixels_and_per_cent():
+    by_pixels = refine(disc(), Refinement(grow=3, feather=0, unit="pixels"))
+    by_share = refine(disc(), Refinement(grow=100 * 3 / 96, feather=0, unit="per cent"))
+    assert torch.equal(by_pixels, by_share) and by_pixels[48, 48 + 26] == 1 and by_pixels[48, 48 + 28] == 0
+    with pytest.raises(AttractorError, match="unit"):
+        Refinement(unit="inches")
+
+
+def test_edges_draw_a_mask_to_its_photo():
+    pixels, mask = scene((0.9, 0.1, 0.1), 32, 32, (0.1, 0.2, 0.6))
+    rough = refine(disc(64, 14, 32, 32), Refinement(feather=60))
+    drawn = refine(rough, Refinement(feather=0, edges=60), pixels)
+    assert (drawn - mask).abs().mean() < 0.6 * (rough - mask).abs().mean()
+
+
+def test_the_shown_weight_is_what_the_loss_sees():
+    mask = torch.zeros(64, 64)
+    mask[:, :16] = 1
+    weight, share = effective_weight(mask, 1.0, 8)
+    assert share == pytest.approx(1) and weight[0, 0] == pytest.approx(4) and weight[0, 7] == 0
+    assert effective_weight(mask, 0.0, 8)[1] == pytest.approx(0.25)
+    assert effective_weight(mask, 0.5, 8)[1] == pytest.approx(0.25 / (0.25 + 0.75 / 2))
+    picture = mask_picture(torch.rand(3, 48, 96), torch.ones(48, 96), "good", weight, share)
+    assert picture.shape[1] > 256 and picture.shape[2] > 512 + 256
+
+
+def test_auto_says_what_it_did_without(tmp_path):
+    def absent():
+        raise AttractorError("CLIPSeg is not there")
+
+    sources = gather("auto", {"saliency": lambda: "model", "text": absent})
+    assert sources.saliency == "model" and sources.missing == {"text": "CLIPSeg is not there"}
+    with pytest.raises(AttractorError, match="not there"):
+        gather("text", {"saliency": lambda: "model", "text": absent})
+    photos = subject_set([photo_from_tensor(torch.rand(32, 32, 3), "p")], "cup")
+    with pytest.raises(AttractorError, match="nothing to work with.*CLIPSeg is not there"):
+        mask_set(photos, "auto", Refinement(), sources=Sources(missing=sources.missing))
+
+
+@pytest.fixture
+def clipseg(tmp_path):
+    """A tiny CLIPSeg with random weights, saved as transformers saves it."""
+    import shutil
+
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = CLIPSegConfig(
+        text_config={**small, "vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407},
+        vision_config={**small, "image_size": 64, "patch_size": 16}, projection_dim=32, reduce_dim=16,
+        extract_layers=[0, 1, 2], decoder_num_attention_heads=2, decoder_intermediate_size=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    folder = tmp_path / "clipseg"
+    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    for file in (demo_assets.ASSETS / "tokenizer").iterdir():
+        shutil.copy(file, folder)
+    (folder / "preprocessor_config.json").write_text('{"size": {"height": 96, "width": 96}}', encoding="utf-8")
+    return folder
+
+
+def test_text_back_end_runs_clipseg_from_a_folder(clipseg):
+    segmenter = TextSegmenter(clipseg)
+    photo = demo_assets.subject().photos[0].pixels
+    first, second = segmenter.raw(photo, "a cup")[0], segmenter.raw(photo, "a shoe")[0]
+    assert first.shape == (96, 96) and 0 <= first.min() <= first.max() <= 1
+    assert not torch.equal(first, second), "the text makes no difference"
+    found = mask_set(demo_assets.subject(), "text", Refinement(), sources=Sources(text=segmenter))
+    assert all(p.evidence.sources == ("text",) for p in found.photos)
+
+
+def test_text_back_end_names_what_is_missing_or_wrong(clipseg, tmp_path):
+    with pytest.raises(AttractorError, match="nowhere.*CIDAS"):
+        TextSegmenter(tmp_path / "nowhere")
+    weights = clipseg / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(AttractorError, match="not a usable CLIPSeg"):
+        TextSegmenter(clipseg)
+    (clipseg / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    with pytest.raises(AttractorError, match="bert model, not CLIPSeg"):
+        TextSegmenter(clipseg)
 
 
 def test_a_view_carries_its_mask_along():
@@ -108,7 +276,7 @@ def test_a_view_carries_its_mask_along():
 def test_saliency_finds_the_demo_subject():
     """U2-NetP on the rendered subject, against the true masks."""
     photos = demo_assets.subject()
-    found = mask_set(photos, "saliency", Refinement(feather=0), saliency=SaliencyModel(fetch_u2netp()))
+    found = mask_set(photos, "saliency", Refinement(feather=0), sources=Sources(SaliencyModel(fetch_u2netp())))
     scores = []
     for true, guess in zip(photos.photos, found.photos, strict=True):
         a, b = true.mask > 0.5, guess.mask > 0.5
@@ -120,7 +288,7 @@ def test_saliency_finds_the_demo_subject():
 @pytest.mark.slow
 def test_saliency_masks_real_photos(dreambooth):
     dogs = read_folder(dreambooth / "dog", "dog")
-    found = mask_set(dogs, "saliency", Refinement(), saliency=SaliencyModel(fetch_u2netp()))
+    found = mask_set(dogs, "saliency", Refinement(), sources=Sources(SaliencyModel(fetch_u2netp())))
     assert all(p.mask.shape == p.pixels.shape[-2:] for p in found.photos)
     assert all(0.1 < float(p.mask.mean()) < 0.8 for p in found.photos)
 

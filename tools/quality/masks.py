@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...attractor.masks import Refinement
 from ...attractor.photo_masks import mask_set
+from ...attractor.raw_masks import Sources
 from ...attractor.saliency import SaliencyModel
 from ...training.photos import SubjectSet
 from ..models import fetch_u2netp
@@ -42,7 +43,7 @@ def _own(one: SubjectSet):
     from ...attractor.errors import AttractorError
 
     try:
-        return mask_set(one, "saliency", Refinement(), saliency=_saliency()).photos[0]
+        return mask_set(one, "saliency", Refinement(), sources=Sources(_saliency())).photos[0]
     except AttractorError:
         return replace(one.photos[0], mask=torch.ones(one.photos[0].pixels.shape[-2:]))
 
