@@ -10,6 +10,7 @@ from PIL import Image
 from ..training.loop import History
 
 if TYPE_CHECKING:
+    from ..attractor.propose import Proposal
     from .scores import Report
 
 _SUBJECT, _BACKGROUND, _HELD_OUT, _QUIET = "#1f6f8b", "#c9792b", "#b3345a", "#9aa3ab"
@@ -60,6 +61,25 @@ def score_chart(report: Report) -> Image.Image:
     axes.set_ylim(-0.7, max(1, len(rows)) - 0.1)
     if rows:
         axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return _picture(figure)
+
+
+def proposal_chart(proposal: Proposal) -> Image.Image:
+    """The pilots' errors on unseen pictures over the class word's: background against subject, each with its way."""
+    figure, axes = _figure(6.4, 4.2)
+    for pilot in proposal.pilots:
+        chosen = (pilot.strength, pilot.feather) == (proposal.strength, proposal.feather)
+        way = [(background, subject) for _, subject, background, _ in pilot.curve]
+        colour = _SUBJECT if chosen else _QUIET
+        axes.plot(*zip(*way, strict=True), color=colour, linewidth=2 if chosen else 1, marker="o", markersize=3)
+        name = f"strength {pilot.strength:g}" + (", wide feather" if pilot.feather else "")
+        axes.annotate(f" {name}", way[-1], fontsize=8, color=colour, fontweight="bold" if chosen else "normal")
+    axes.axvline(1, color=_BACKGROUND, linewidth=1, linestyle="--")
+    axes.axhline(1, color=_BACKGROUND, linewidth=1, linestyle="--")
+    axes.set_xlabel("error on other backgrounds (1: class word; more: the old one is expected there)", fontsize=8)
+    axes.set_ylabel("error on the subject", fontsize=8)
+    axes.margins(x=0.2)
+    axes.set_title(f"compared on {proposal.unseen}", fontsize=9)
     return _picture(figure)
 
 

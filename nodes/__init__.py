@@ -13,9 +13,10 @@ class AttractorExtension(ComfyExtension):
         from .concept import LoadConcept, Prompt, SaveConcept
         from .demo import LoadDemo
         from .mask import Mask
+        from .propose import Propose
         from .sample import SampleGrid
         from .score import Score
         from .subject import LoadSubject, Split
         from .train import Train
 
-        return [LoadSubject, Split, Mask, Train, SaveConcept, LoadConcept, Prompt, SampleGrid, Score, LoadDemo]
+        return [LoadSubject, Split, Mask, Propose, Train, SaveConcept, LoadConcept, Prompt, SampleGrid, Score, LoadDemo]

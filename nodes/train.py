@@ -21,6 +21,57 @@ from .types import CATEGORY, ConceptType, SubjectSetType, to_host
 _DEFAULT = TrainSettings()
 
 
+def training_inputs(*without: str) -> list:
+    """The inputs that TrainSettings is made of, in their order, but for those named."""
+    inputs = [
+        io.Int.Input("steps", default=_DEFAULT.steps, min=1, max=100000, tooltip="Steps for the subject."),
+        io.Int.Input("batch_size", default=_DEFAULT.batch_size, min=1, max=256, tooltip="Views a step."),
+        io.Float.Input(
+            "learning_rate", default=_DEFAULT.learning_rate, min=1e-7, max=10, step=1e-4, round=1e-7,
+            tooltip="As published for SD1.5 (0.005); it is rescaled to the text encoder at hand.",
+        ),
+        io.Int.Input(
+            "vectors", default=_DEFAULT.vectors, min=1, max=32,
+            tooltip="Vectors of the subject: more hold more detail and take more of the prompt's 75 tokens.",
+        ),
+        io.Int.Input(
+            "resolution", default=_DEFAULT.resolution, min=64, max=2048, step=64,
+            tooltip="Side of the training views in pixels: 512 for SD1.5, 1024 for SDXL, 64 for the demo.",
+        ),
+        io.Float.Input(
+            "strength", default=_DEFAULT.strength, min=0, max=1, step=0.05,
+            tooltip="Attractor strength: how far pixels outside the mask are kept out of the subject's loss. "
+            "0 is plain training, 1 the mask alone.",
+        ),
+        io.Combo.Input(
+            "background_scope", options=list(BACKGROUND_SCOPES), default=_DEFAULT.background_scope,
+            tooltip="Background tokens, which soak up the background and are dropped afterwards: one set for "
+            "all photos of a shoot, one for each photo, or none.",
+        ),
+        io.Int.Input(
+            "background_vectors", default=_DEFAULT.background_vectors, min=1, max=32,
+            tooltip="Tokens in each set of background tokens.",
+        ),
+        io.Int.Input(
+            "background_steps", default=_DEFAULT.background_steps, min=0, max=100000,
+            tooltip="At most so many steps for the background alone, first; it ends earlier once explained. "
+            "0 trains both together.",
+        ),
+        io.Float.Input(
+            "zoom", default=_DEFAULT.zoom, min=1, max=4, step=0.05, tooltip="Largest random magnification."
+        ),
+        io.Boolean.Input(
+            "flip", default=_DEFAULT.flip, tooltip="Mirror half of the views; not for a subject with writing."
+        ),
+        io.Int.Input("views", default=_DEFAULT.views, min=1, max=256, tooltip="Views made of each photo."),
+        io.Int.Input(
+            "training_seed", default=_DEFAULT.seed, min=0, max=2**31 - 1,
+            tooltip="Of everything random in training: the same graph gives the same embedding.",
+        ),
+    ]  # fmt: skip
+    return [one for one in inputs if one.id not in without]
+
+
 class Train(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -36,50 +87,7 @@ class Train(io.ComfyNode):
                 io.Clip.Input("clip"),
                 io.Vae.Input("vae"),
                 SubjectSetType.Input("train_set", tooltip="The photos to learn from; with masks, if they have any."),
-                io.Int.Input("steps", default=_DEFAULT.steps, min=1, max=100000, tooltip="Steps for the subject."),
-                io.Int.Input("batch_size", default=_DEFAULT.batch_size, min=1, max=256, tooltip="Views a step."),
-                io.Float.Input(
-                    "learning_rate", default=_DEFAULT.learning_rate, min=1e-7, max=10, step=1e-4, round=1e-7,
-                    tooltip="As published for SD1.5 (0.005); it is rescaled to the text encoder at hand.",
-                ),
-                io.Int.Input(
-                    "vectors", default=_DEFAULT.vectors, min=1, max=32,
-                    tooltip="Vectors of the subject: more hold more detail and take more of the prompt's 75 tokens.",
-                ),
-                io.Int.Input(
-                    "resolution", default=_DEFAULT.resolution, min=64, max=2048, step=64,
-                    tooltip="Side of the training views in pixels: 512 for SD1.5, 1024 for SDXL, 64 for the demo.",
-                ),
-                io.Float.Input(
-                    "strength", default=_DEFAULT.strength, min=0, max=1, step=0.05,
-                    tooltip="Attractor strength: how far pixels outside the mask are kept out of the subject's loss. "
-                    "0 is plain training, 1 the mask alone.",
-                ),
-                io.Combo.Input(
-                    "background_scope", options=list(BACKGROUND_SCOPES), default=_DEFAULT.background_scope,
-                    tooltip="Background tokens, which soak up the background and are dropped afterwards: one set for "
-                    "all photos of a shoot, one for each photo, or none.",
-                ),
-                io.Int.Input(
-                    "background_vectors", default=_DEFAULT.background_vectors, min=1, max=32,
-                    tooltip="Tokens in each set of background tokens.",
-                ),
-                io.Int.Input(
-                    "background_steps", default=_DEFAULT.background_steps, min=0, max=100000,
-                    tooltip="At most so many steps for the background alone, first; it ends earlier once explained. "
-                    "0 trains both together.",
-                ),
-                io.Float.Input(
-                    "zoom", default=_DEFAULT.zoom, min=1, max=4, step=0.05, tooltip="Largest random magnification."
-                ),
-                io.Boolean.Input(
-                    "flip", default=_DEFAULT.flip, tooltip="Mirror half of the views; not for a subject with writing."
-                ),
-                io.Int.Input("views", default=_DEFAULT.views, min=1, max=256, tooltip="Views made of each photo."),
-                io.Int.Input(
-                    "training_seed", default=_DEFAULT.seed, min=0, max=2**31 - 1,
-                    tooltip="Of everything random in training: the same graph gives the same embedding.",
-                ),
+                *training_inputs(),
                 io.Int.Input(
                     "preview_every", default=0, min=0, max=100000,
                     tooltip="Steps between previews painted with the concept so far; 0 shows the loss curve instead.",

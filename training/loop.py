@@ -145,10 +145,9 @@ class TrainingRun:
             self.watcher.measured(self.history)
             return self.has_settled([v for _, v in self.history.background])
 
-        parameters = [t for b in self.backgrounds for t in b.values()]
-        taken = self._optimise(parameters, limit, "background", after)
+        taken = self._optimise(self.backgrounds, limit, "background", after)
         self.history.background_steps = taken
-        _require_grad(parameters, False)
+        _require_grad([t for b in self.backgrounds for t in b.values()], False)
 
     def learn_subject(self, preview_every: int) -> None:
         """Train the subject's vectors; where the background was not learnt first, its tokens beside them."""
@@ -175,16 +174,15 @@ class TrainingRun:
                     self.watcher.preview(step, concept)
             return False
 
-        parameters = list(self.vectors.values())
-        if together:
-            parameters += [t for b in self.backgrounds for t in b.values()]
-        self._optimise(parameters, steps, "subject", after)
+        self._optimise([self.vectors, *(self.backgrounds if together else ())], steps, "subject", after)
         self._choose(steps)
 
-    def _optimise(self, parameters: list[Tensor], steps: int, phase: str, after: Callable[[int], bool]) -> int:
+    def _optimise(
+        self, embeddings: Sequence[Embedding], steps: int, phase: str, after: Callable[[int], bool]
+    ) -> int:
         """AdamW with warm-up and cosine decay; gives the number of steps taken before `after` said to stop."""
-        _require_grad(parameters, True)
-        groups = [{"params": [p], "lr": self._rate(p)} for p in parameters]
+        _require_grad([value for one in embeddings for value in one.values()], True)
+        groups = [{"params": [value], "lr": self.rate_of(key)} for one in embeddings for key, value in one.items()]
         optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
         # in half precision small gradients would round to zero on their way through the U-Net
         scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.model.compute_dtype == torch.float16)
@@ -269,13 +267,13 @@ class TrainingRun:
         count = len(self.set) if s.background_scope == "per photo" else 1
         return [self._start("plain white", s.background_vectors) for _ in range(count)]
 
-    def _rate(self, parameter: Tensor) -> float:
-        """The learning rate in units of the parameter's own embedding table."""
-        for embedding in (self.vectors, *self.backgrounds):
-            for key, value in embedding.items():
-                if value is parameter:
-                    return self.settings.learning_rate * self.scale[key] / SD15_TABLE_SCALE
-        return self.settings.learning_rate
+    def class_word(self) -> Embedding:
+        """The class word's own rows of the embedding tables, on the model's device."""
+        return {key: rows.to(self.model.device) for key, rows in self.model.words(self.set.class_word).items()}
+
+    def rate_of(self, key: str) -> float:
+        """The learning rate in units of the embedding table of the text encoder `key`."""
+        return self.settings.learning_rate * self.scale[key] / SD15_TABLE_SCALE
 
     def _copy(self) -> Embedding:
         return {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in self.vectors.items()}
