@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import binary_fill_holes, gaussian_filter, grey_dilation, grey_erosion
+from scipy.ndimage import binary_fill_holes, gaussian_filter, grey_dilation, grey_erosion, label
 from torch import Tensor
 
 from .errors import AttractorError
 
 _EDGE_CONTRAST = 1e-3  # variance of a window above which the guided filter keeps its edge
+_LARGEST_HOLE = 0.25  # of the mask's area
 UNITS = ("per mille", "per cent", "pixels")
 
 
@@ -21,7 +22,7 @@ class Refinement:
     """How a raw mask is refined. grow: how far it grows, below 0 shrinks. feather: standard deviation of the blur.
 
     unit: of both, "pixels" of the photo, or "per mille" or "per cent" of its longer side. fill_holes: holes inside
-    the subject become subject. edges: radius of the guided filter that draws the mask to the photo's edges, per mille
+    the subject become subject, if they are at most a quarter of its size. edges: radius of the guided filter that draws the mask to the photo's edges, per mille
     of the longer side; 0 leaves it out.
     """
 
@@ -83,7 +84,7 @@ def refine(mask: Tensor, how: Refinement, pixels: Tensor | None = None) -> Tenso
         mask = to_edges(mask, pixels, max(1, round(how.edges * longer / 1000)))
     array = mask.numpy()
     if how.fill_holes:
-        array = np.maximum(array, np.asarray(binary_fill_holes(array > 0.5), dtype=np.float32))
+        array = np.maximum(array, _holes(array > 0.5))
     unit = {"per mille": longer / 1000, "per cent": longer / 100, "pixels": 1.0}[how.unit]
     radius = round(abs(how.grow) * unit)
     if radius:
@@ -103,6 +104,15 @@ def to_edges(mask: Tensor, pixels: Tensor, radius: int) -> Tensor:
     kernel, coarse = 2 * radius + 1, max(1, radius // 4)
     filtered = guided_blur(pixels[None], mask[None, None], kernel, _EDGE_CONTRAST, subsample=coarse)
     return filtered[0, 0].clamp(0, 1)
+
+
+def _holes(inside: np.ndarray) -> np.ndarray:
+    """The holes of a mask [H, W], but none so large that it is the scene seen through a frame."""
+    labels = np.zeros(inside.shape, dtype=np.int32)
+    label(np.asarray(binary_fill_holes(inside)) & ~inside, output=labels)
+    sizes = np.bincount(labels.ravel())
+    small = np.flatnonzero(sizes <= _LARGEST_HOLE * inside.sum())
+    return np.isin(labels, small[small > 0]).astype(np.float32)
 
 
 def _disc(radius: int) -> np.ndarray:

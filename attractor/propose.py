@@ -30,7 +30,7 @@ STRENGTHS = (1.0, 0.85, 0.6, 0.3, 0.0)
 WIDE_FEATHER = 30.0  # per mille of the longer side: what the last pilot tries at full strength
 _RUNGS = (0.35, 0.65, 1.0)  # of the pilots' steps
 _SAMPLES = 32  # unseen views, noises and timesteps that are compared on
-_SETTLED = 0.005  # part by which the subject's error has to fall from rung to rung for more steps to be worth it
+_RISEN = 2.0  # standard errors by which the subject's error rises for certain
 
 
 @dataclass(frozen=True)
@@ -174,18 +174,25 @@ def _compared(own: Tensor, plain: Tensor) -> tuple[float, float, float]:
 
 
 def _kept(pilots: Sequence[Pilot]) -> list[int]:
-    """The better half, and whoever is not certainly worse than the best of it."""
-    order = sorted(range(len(pilots)), key=lambda k: pilots[k].worth)
-    best = pilots[order[0]]
-    half = set(order[: max(2, math.ceil(len(order) / 2))])
-    return [k for k in range(len(pilots)) if k in half or pilots[k].worth <= best.worth + best.curve[-1][3]]
+    """The better half; of those that are not certainly worse than the best, the strongest come first."""
+    equal = _as_good(pilots)
+
+    def rank(k: int) -> tuple:
+        pilot = pilots[k]
+        return (0, -pilot.strength, pilot.feather) if pilot in equal else (1, pilot.worth, 0)
+
+    return sorted(sorted(range(len(pilots)), key=rank)[: max(2, math.ceil(len(pilots) / 2))])
+
+
+def _as_good(pilots: Sequence[Pilot]) -> list[Pilot]:
+    """The best pilot, and those within one standard error of it."""
+    best = min(pilots, key=lambda p: p.worth)
+    return [p for p in pilots if p.worth <= best.worth + best.curve[-1][3]]
 
 
 def _decide(pilots: Sequence[Pilot], left: Sequence[Pilot], settings: TrainSettings, what: str) -> Proposal:
-    """The strongest of those that are as good as the best one, for a strong attractor is what protects later steps."""
-    best = min(left, key=lambda p: p.worth)
-    equal = [p for p in left if p.worth <= best.worth + best.curve[-1][3]]
-    chosen = max(equal, key=lambda p: (p.strength, -p.feather))
+    """The strongest of those as good as the best one, for a strong attractor is what protects later steps."""
+    chosen = max(_as_good(left), key=lambda p: (p.strength, -p.feather))
     _, subject, background, _ = chosen.curve[-1]
     steps = _steps(chosen, settings)
     worst = max(pilots, key=lambda p: p.worth)
@@ -198,8 +205,10 @@ def _decide(pilots: Sequence[Pilot], left: Sequence[Pilot], settings: TrainSetti
 
 
 def _steps(pilot: Pilot, settings: TrainSettings) -> int:
-    """The rung after which the subject's error no longer fell; the settings' own number while it still falls."""
-    for (step, before, *_), (_, after, *_) in zip(pilot.curve, pilot.curve[1:], strict=False):
-        if after > before * (1 - _SETTLED):
+    """The settings' own number, unless the subject's error on unseen pictures rises for certain: then twice
+    the steps after which it did. (That it no longer falls is no reason to stop: docs/notes.md.)
+    """
+    for (step, before, *_), (_, after, _, error) in zip(pilot.curve, pilot.curve[1:], strict=False):
+        if after > before + _RISEN * error:
             return min(settings.steps, 2 * step)
     return settings.steps

@@ -41,7 +41,7 @@ class Propose(io.ComfyNode):
             ],
             outputs=[
                 io.Float.Output("strength", display_name="strength"),
-                io.Int.Output("steps", display_name="steps"),
+                io.Int.Output("proposed_steps", display_name="steps"),
                 io.Float.Output("floor", display_name="floor"),
                 io.Float.Output("feather", display_name="extra feather"),
                 io.Image.Output("chart", display_name="evidence"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from attractor_pack.tools.graphs import node
 from attractor_pack.tools.host import Host, fetch
 from attractor_pack.tools.models import link_into
+from attractor_pack.training import demo_assets
 
 TESTS = Path(__file__).parent
 PACK_NAME = "アトラクター pack"
@@ -63,3 +65,24 @@ def said():
 def load_demo():
     """A graph with the demo loader in it."""
     return lambda **nodes: {"demo": node("Attractor_LoadDemo"), **nodes}
+
+
+@pytest.fixture
+def clipseg_folder(tmp_path):
+    """A tiny CLIPSeg with random weights, saved as transformers saves it."""
+    import torch
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = CLIPSegConfig(
+        text_config={**small, "vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407},
+        vision_config={**small, "image_size": 64, "patch_size": 16}, projection_dim=32, reduce_dim=16,
+        extract_layers=[0, 1, 2], decoder_num_attention_heads=2, decoder_intermediate_size=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    folder = tmp_path / "clipseg"
+    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    for file in (demo_assets.ASSETS / "tokenizer").iterdir():
+        shutil.copy(file, folder)
+    (folder / "preprocessor_config.json").write_text('{"size": {"height": 96, "width": 96}}', encoding="utf-8")
+    return folder

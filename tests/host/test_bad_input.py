@@ -18,6 +18,8 @@ pytestmark = pytest.mark.host
 
 SHORT = {**TRAINING, "steps": 2, "background_steps": 2, "views": 1}
 
+PLAIN = {"grow": 0.0, "feather": 0.0, "fill_holes": True}
+
 
 @pytest.fixture
 def refused(server):
@@ -107,6 +109,62 @@ def test_masks(refused, load_demo, how, count, says):
         out=node("PreviewAny", source=["mask", 3]),
     ), says)  # fmt: skip
     assert "photo" in message or ".png" in message
+
+
+@pytest.mark.parametrize(("how", "verdict"), [("inverted", "looks inverted"), ("full", "covers nearly everything")])
+def test_doubtful_masks_get_a_verdict_and_work_goes_on(server, load_demo, how, verdict):
+    run = server.queue(load_demo(
+        doubtful=node("Probe_Mask", how=how, count=9),
+        mask=node("Attractor_Mask", subject=["demo", 3], back_end="external", **PLAIN, masks=["doubtful", 0]),
+        out=node("PreviewAny", source=["mask", 3]),
+    ))  # fmt: skip
+    assert all(f": {verdict} (" in line for line in run.outputs["out"]["text"][0].splitlines())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"back_end": "attention"}, ("attention", "model, clip, vae")),
+        ({"back_end": "attention", "wired": True, "word": "()"}, ("'()'", "no token")),
+        ({"back_end": "attention", "wired": True, "model": ["flux", 0]}, ("Flux", "no cross-attention")),
+        ({"back_end": "text"}, ("clipseg", "CIDAS/clipseg-rd64-refined", "models")),
+        ({"back_end": "saliency", "saliency_model": "birefnet"}, ("BiRefNet-general-epoch_244.onnx", "rembg")),
+        ({"back_end": "auto", "clicks": "5000, 3"}, ("'5000, 3'", "outside its photo of 64 x 64")),
+        ({"back_end": "auto", "clicks": "rex.png: 1, 1"}, ("'rex.png: 1, 1'", "not in the set")),
+        ({"back_end": "auto", "masks": ["mark", 0]}, ("2 marks for 9 photos",)),
+    ],
+)
+def test_masks_that_cannot_be_made(refused, load_demo, demo, inputs, says):
+    wired = demo if inputs.pop("wired", False) else {}
+    refused(load_demo(
+        flux=node("Probe_Flux"),
+        mark=node("Probe_Mask", how="good", count=2),
+        mask=node("Attractor_Mask", subject=["demo", 3], **PLAIN, **{**wired, **inputs}),
+        out=node("PreviewAny", source=["mask", 3]),
+    ), *says)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["cut", "other"])
+def test_damaged_saliency_files(server, refused, load_demo, how):
+    path = server.base / "models" / "attractor" / "u2net.onnx"
+    small = (server.base / "models" / "attractor" / "u2netp.onnx").read_bytes()
+    path.write_bytes(small[:50_000] if how == "cut" else b"no model at all")
+    try:
+        refused(load_demo(
+            mask=node("Attractor_Mask", subject=["demo", 3], back_end="saliency", saliency_model="u2net", **PLAIN),
+            out=node("PreviewAny", source=["mask", 3]),
+        ), "u2net.onnx", "not a usable u2net model", "rembg")  # fmt: skip
+    finally:
+        path.unlink()
+
+
+def test_proposing_without_masks(refused, load_demo, demo):
+    settings = {k: v for k, v in SHORT.items() if k not in ("strength", "preview_every", "preview_prompt")}
+    refused(load_demo(
+        whole=node("Attractor_Mask", subject=["demo", 3], back_end="none", **PLAIN),
+        propose=node("Attractor_Propose", **demo, train_set=["whole", 0], **settings, pilot_steps=10),
+        out=node("PreviewAny", source=["propose", 5]),
+    ), "no masks", "Attractor Mask")  # fmt: skip
 
 
 def test_a_model_without_cross_attention(refused, load_demo, demo):

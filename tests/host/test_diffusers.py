@@ -53,6 +53,21 @@ def test_same_latents_prediction_and_scale(both, concept):
     assert torch.allclose(*(m.output_scale(sigma[0]) for m in both), rtol=1e-4)
 
 
+def test_same_attention(both):
+    """Layer for layer, self- and cross-attention of the same blocks."""
+    image = demo_assets.subject().photos[0].pixels[None].repeat(2, 1, 1, 1)
+    found = []
+    for model in both:
+        latents = model.encode_images(image, 0)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+        sigma = model.sigma(torch.tensor([100, 400]))
+        found.append(model.attention(latents + sigma.view(-1, 1, 1, 1) * noise, sigma, "a photo of a cup", 1024))
+    assert [layer.shape for layer in found[0]] == [layer.shape for layer in found[1]] and len(found[0]) == 7
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours.cross, theirs.cross, atol=2e-3) and torch.allclose(ours.same, theirs.same, atol=2e-3)
+    assert both[0].side == both[1].side == 64
+
+
 def test_same_training(both):
     """Step for step the same losses from the same seed."""
     settings = TrainSettings(steps=6, background_steps=4, vectors=2, views=1, resolution=64, batch_size=2)

@@ -60,6 +60,30 @@ def test_train_save_and_load_again(server, said, checkpoint):
     assert said(run, "differs")["difference"] > 1e-3
 
 
+def test_attention_masks(server, said, checkpoint):
+    """Two photos of other proportions than square: masks come out, and other knobs do not run the U-Net again."""
+    kind, file = checkpoint
+
+    def queue(**knobs):
+        return server.queue({
+            "base": node("CheckpointLoaderSimple", ckpt_name=file),
+            "a": node("EmptyImage", width=96, height=64, batch_size=2, color=0x336699),
+            "load": node("Attractor_LoadSubject", folder="", class_word="cup", images=["a", 0]),
+            "mask": node("Attractor_Mask", subject=["load", 0], back_end="attention", grow=0.0, fill_holes=True,
+                         model=["base", 0], clip=["base", 1], vae=["base", 2], **knobs),
+            "masks": node("MaskToImage", mask=["mask", 1]),
+            "out": node("SaveImage", images=["masks", 0], filename_prefix="full-size"),
+            "data": node("PreviewAny", source=["mask", 4]),
+        }, timeout=1400)  # fmt: skip
+
+    first, second = queue(feather=4.0), queue(feather=8.0)
+    print(f"{kind}: attention masks of two photos in {first.seconds:.0f} s, other knobs {second.seconds:.0f} s")
+    assert len(first.outputs["out"]["images"]) == 2
+    data = json.loads(first.outputs["data"]["text"][0])
+    assert all(found["sources"] == ["attention"] for found in data.values())
+    assert "mask" in second.executed and second.seconds < 0.3 * first.seconds
+
+
 def _peak(pid):
     """Peak resident memory of a process in GiB."""
     with open(f"/proc/{pid}/status", encoding="utf-8") as file:

@@ -135,7 +135,10 @@ class BadMask(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="Probe_Mask",
-            inputs=[io.Combo.Input("how", options=["nan", "zero", "shape", "good"]), io.Int.Input("count")],
+            inputs=[
+                io.Combo.Input("how", options=["nan", "zero", "shape", "good", "inverted", "full"]),
+                io.Int.Input("count"),
+            ],
             outputs=[io.Mask.Output()],
         )
 
@@ -146,7 +149,28 @@ class BadMask(io.ComfyNode):
             masks[:, 16:48, 16:48] = 1
         if how == "nan":
             masks[-1, 0, 0] = float("nan")
+        if how in ("inverted", "full"):
+            masks = torch.ones_like(masks) if how == "full" else 1 - masks
         return io.NodeOutput(masks[:, :32] if how == "shape" else masks)
+
+
+class Overlap(io.ComfyNode):
+    """Intersection over union of the masks of two sets of the same photos."""
+
+    @classmethod
+    def define_schema(cls):
+        kind = io.Custom("SUBJECT_SET")
+        return io.Schema(
+            node_id="Probe_Overlap", is_output_node=True, inputs=[kind.Input("a"), kind.Input("b")], outputs=[]
+        )
+
+    @classmethod
+    def execute(cls, a, b):
+        found = []
+        for mine, true in zip(a.photos, b.photos, strict=True):
+            x, y = mine.mask > 0.5, true.mask > 0.5
+            found.append(float((x & y).sum() / (x | y).sum()))
+        return io.NodeOutput(ui={"text": (json.dumps(found),)})
 
 
 class MakeConcept(io.ComfyNode):
@@ -182,7 +206,7 @@ class Bytes(io.ComfyNode):
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
-        return [State, Conditioning, Again, Break, Flux, BadMask, MakeConcept, Bytes]
+        return [State, Conditioning, Again, Break, Flux, BadMask, Overlap, MakeConcept, Bytes]
 
 
 async def comfy_entrypoint():

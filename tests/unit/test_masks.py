@@ -108,10 +108,9 @@ def scene(colour, x, y, ground, size=64):
 
 def test_coarse_maps_become_masks_by_the_colours_that_recur():
     """One blurred and shifted map a photo: the shared colour and the edges find the disc."""
-    scenes = [scene((0.8, 0.2, 0.1), x, y, ground)
-              for x, y, ground in ((24, 30, (0.2, 0.5, 0.3)), (36, 34, (0.3, 0.3, 0.7)), (30, 24, (0.7,) * 3))]  # fmt: skip
-    maps = [refine(disc(64, 14, x + 4, y + 3), Refinement(feather=90)).double().numpy()
-            for x, y in ((24, 30), (36, 34), (30, 24))]  # fmt: skip
+    places, grounds = ((24, 30), (36, 34), (30, 24)), ((0.2, 0.5, 0.3), (0.3, 0.3, 0.7), (0.7, 0.7, 0.7))
+    scenes = [scene((0.8, 0.2, 0.1), x, y, ground) for (x, y), ground in zip(places, grounds, strict=True)]
+    maps = [refine(disc(64, 14, x + 4, y + 3), Refinement(feather=90)).double().numpy() for x, y in places]
     raw = [overlap(m, t.numpy()) for m, (_, t) in zip(maps, scenes, strict=True)]
     found = Cosegmentation([p.movedim(0, -1).numpy() for p, _ in scenes]).masks(maps, 1.0)
     fine = [overlap(m, t.numpy()) for m, (_, t) in zip(found, scenes, strict=True)]
@@ -214,30 +213,8 @@ def test_auto_says_what_it_did_without(tmp_path):
         mask_set(photos, "auto", Refinement(), sources=Sources(missing=sources.missing))
 
 
-@pytest.fixture
-def clipseg(tmp_path):
-    """A tiny CLIPSeg with random weights, saved as transformers saves it."""
-    import shutil
-
-    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
-
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
-    config = CLIPSegConfig(
-        text_config={**small, "vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407},
-        vision_config={**small, "image_size": 64, "patch_size": 16}, projection_dim=32, reduce_dim=16,
-        extract_layers=[0, 1, 2], decoder_num_attention_heads=2, decoder_intermediate_size=32,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    folder = tmp_path / "clipseg"
-    CLIPSegForImageSegmentation(config).save_pretrained(folder)
-    for file in (demo_assets.ASSETS / "tokenizer").iterdir():
-        shutil.copy(file, folder)
-    (folder / "preprocessor_config.json").write_text('{"size": {"height": 96, "width": 96}}', encoding="utf-8")
-    return folder
-
-
-def test_text_back_end_runs_clipseg_from_a_folder(clipseg):
-    segmenter = TextSegmenter(clipseg)
+def test_text_back_end_runs_clipseg_from_a_folder(clipseg_folder):
+    segmenter = TextSegmenter(clipseg_folder)
     photo = demo_assets.subject().photos[0].pixels
     first, second = segmenter.raw(photo, "a cup")[0], segmenter.raw(photo, "a shoe")[0]
     assert first.shape == (96, 96) and 0 <= first.min() <= first.max() <= 1
@@ -246,16 +223,16 @@ def test_text_back_end_runs_clipseg_from_a_folder(clipseg):
     assert all(p.evidence.sources == ("text",) for p in found.photos)
 
 
-def test_text_back_end_names_what_is_missing_or_wrong(clipseg, tmp_path):
+def test_text_back_end_names_what_is_missing_or_wrong(clipseg_folder, tmp_path):
     with pytest.raises(AttractorError, match="nowhere.*CIDAS"):
         TextSegmenter(tmp_path / "nowhere")
-    weights = clipseg / "model.safetensors"
+    weights = clipseg_folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(AttractorError, match="not a usable CLIPSeg"):
-        TextSegmenter(clipseg)
-    (clipseg / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+        TextSegmenter(clipseg_folder)
+    (clipseg_folder / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with pytest.raises(AttractorError, match="bert model, not CLIPSeg"):
-        TextSegmenter(clipseg)
+        TextSegmenter(clipseg_folder)
 
 
 def test_a_view_carries_its_mask_along():

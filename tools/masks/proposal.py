@@ -1,0 +1,64 @@
+"""Is the proposed strength as good as the best of a full sweep? Counted on subjects whose truth is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ...attractor.propose import STRENGTHS, propose
+from ...training.settings import TrainSettings
+from ..quality.cases import cases
+from ..quality.figures import FLOOR_PICTURES, Bootstrap, mean, measure
+from ..quality.masks import with_masks
+from ..quality.methods import FLOOR, OURS, Method
+from ..quality.runs import Job, run_all
+from .subjects import demo_model
+
+_WITHIN = 0.05
+_PICTURES = 2  # of each of the 20 prompts
+
+
+def proposal(subjects: int, workers: int) -> dict[str, float]:
+    """Propose for each test subject, same shoot, and train it at every strength that was tried; prints both.
+
+    Within 5%: leak (a share of the way) and subject fidelity (a share of the factors) of the proposed strength are both
+    at most .05 worse than those of the strength with the best subject fidelity less leak.
+    """
+    group = cases("test", subjects, ("same_shoot",))
+    methods = {s: Method(f"strength {s:g}", "", "ours", masks="own", settings={**OURS, "strength": s})
+               for s in STRENGTHS}  # fmt: skip
+    jobs = [Job(case, FLOOR, 0, FLOOR_PICTURES) for case in group]
+    jobs += [Job(case, method, 0, _PICTURES) for method in methods.values() for case in group]
+    results = run_all(jobs, workers)
+    floors, rest = results[:subjects], results[subjects:]
+    found = {s: [_of(case, rest[i * subjects + k], floors[k]) for k, case in enumerate(group)]
+             for i, s in enumerate(methods)}  # fmt: skip
+    within, seconds = [], []
+    model = demo_model()
+    for k, case in enumerate(group):
+        with torch.inference_mode():
+            masked = with_masks(case.sets()[0], "own")
+            began = time.perf_counter()
+            chosen = propose(model, masked, TrainSettings(**OURS))
+            seconds.append(time.perf_counter() - began)
+        worth = {s: subject - max(0.0, leak) for s, (leak, subject) in ((s, of[k]) for s, of in found.items())}
+        best = max(worth, key=lambda s: worth[s])
+        (leak, subject), (best_leak, best_subject) = found[chosen.strength][k], found[best][k]
+        within.append(max(0, leak) <= max(0, best_leak) + _WITHIN and subject >= best_subject - _WITHIN)
+        print(f"{case.name:22s} proposed {chosen.strength:g} (leak {leak:+.2f}, subject {subject:.2f}), best {best:g} "
+              f"({best_leak:+.2f}, {best_subject:.2f}){'' if within[-1] else '  <- outside'}", flush=True)  # fmt: skip
+    for s, of in found.items():
+        leaks, subjects_ = np.mean([leak for leak, _ in of]), np.mean([subject for _, subject in of])
+        print(f"strength {s:<5g} mean leak {leaks:+.3f}, subject {subjects_:.3f}")
+    return {"proposal.within_5pct": sum(within), "proposal.subjects": len(within),
+            "proposal.seconds": float(np.median(seconds))}  # fmt: skip
+
+
+def _of(case, result: dict, floor: dict) -> tuple[float, float]:
+    """Leak and subject fidelity of one run."""
+    rows: Sequence = [measure(case, result, floor)]
+    bootstrap = Bootstrap(range(1), [0], draws=1)
+    return tuple(float(mean(bootstrap.table(rows, what))) for what in ("leak", "subject"))  # type: ignore[return-value]
