@@ -22,8 +22,9 @@ class Refinement:
     """How a raw mask is refined. grow: how far it grows, below 0 shrinks. feather: standard deviation of the blur.
 
     unit: of both, "pixels" of the photo, or "per mille" or "per cent" of its longer side. fill_holes: holes inside
-    the subject become subject, if they are at most a quarter of its size. edges: radius of the guided filter that draws the mask to the photo's edges, per mille
-    of the longer side; 0 leaves it out.
+    the subject become subject, if they are at most a quarter of its size, and what is more likely subject than not
+    becomes so. edges: radius of the guided filter that draws the mask to the photo's edges, per mille of the longer
+    side; 0 leaves it out.
     """
 
     grow: float = 0.0
@@ -84,7 +85,7 @@ def refine(mask: Tensor, how: Refinement, pixels: Tensor | None = None) -> Tenso
         mask = to_edges(mask, pixels, max(1, round(how.edges * longer / 1000)))
     array = mask.numpy()
     if how.fill_holes:
-        array = np.maximum(array, _holes(array > 0.5))
+        array = np.maximum(array, _filled(array > 0.5))
     unit = {"per mille": longer / 1000, "per cent": longer / 100, "pixels": 1.0}[how.unit]
     radius = round(abs(how.grow) * unit)
     if radius:
@@ -106,13 +107,13 @@ def to_edges(mask: Tensor, pixels: Tensor, radius: int) -> Tensor:
     return filtered[0, 0].clamp(0, 1)
 
 
-def _holes(inside: np.ndarray) -> np.ndarray:
-    """The holes of a mask [H, W], but none so large that it is the scene seen through a frame."""
+def _filled(inside: np.ndarray) -> np.ndarray:
+    """A mask [H, W] with its holes filled, but none so large that it is the scene seen through a frame."""
     labels = np.zeros(inside.shape, dtype=np.int32)
     label(np.asarray(binary_fill_holes(inside)) & ~inside, output=labels)
     sizes = np.bincount(labels.ravel())
     small = np.flatnonzero(sizes <= _LARGEST_HOLE * inside.sum())
-    return np.isin(labels, small[small > 0]).astype(np.float32)
+    return (inside | np.isin(labels, small[small > 0])).astype(np.float32)
 
 
 def _disc(radius: int) -> np.ndarray:

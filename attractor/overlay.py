@@ -37,10 +37,12 @@ def effective_weight(mask: Tensor, strength: float, cells: int) -> tuple[Tensor,
     return weight / weight.mean().clamp(min=1e-6), float((weight * grid).sum() / total)
 
 
-def mask_picture(pixels: Tensor, mask: Tensor, verdict: str, weight: Tensor, share: float, side: int = 512) -> Tensor:
+def mask_picture(
+    pixels: Tensor, mask: Tensor, verdict: str, weight: Tensor, share: float, side: int = 512, name: str = ""
+) -> Tensor:
     """Photo with its mask, beside the weight on the latent grid, and a line of words below: [3, H, W].
 
-    weight: [h, w] of the training view. share: of the gradient that goes to the subject.
+    weight: [h, w] of the training view. share: of the gradient that goes to the subject. name: of the photo.
     """
     height, width = pixels.shape[-2:]
     scale = side / max(height, width)
@@ -54,7 +56,8 @@ def mask_picture(pixels: Tensor, mask: Tensor, verdict: str, weight: Tensor, sha
     canvas[:, :tall, :wide], canvas[:, :tall, wide + 8 :] = shown, coloured
     picture = Image.fromarray((canvas.movedim(0, -1).numpy() * 255).round().astype(np.uint8))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(max(10, round(line * 0.6)))
-    draw.text((6, tall + line // 6), verdict, (235, 235, 235) if verdict == GOOD else _DOUBT, font=font)
+    label = f"{name}: {verdict}" if name else verdict
+    draw.text((6, tall + line // 6), label, (235, 235, 235) if verdict == GOOD else _DOUBT, font=font)
     words = f"loss weight, {share:.0%} on the subject"
     draw.text((wide + 14, tall + line // 6), words, (235, 235, 235), font=font)
     return torch.from_numpy(np.array(picture)).float().div(255).movedim(-1, 0)

@@ -118,7 +118,7 @@ class Mask(io.ComfyNode):
         found = [cast(Tensor, photo.mask) for photo in photos]
         for photo, mask in zip(photos, found, strict=True):
             weight, share = effective_weight(centre_view(mask), single(strength), single(cells))
-            shown.append(to_host(mask_picture(photo.pixels, mask, photo.verdict, weight, share)[None]))
+            shown.append(to_host(mask_picture(photo.pixels, mask, photo.verdict, weight, share, name=photo.name)[None]))
         notes = [f"auto did without {k}: {v}" for k, v in sources.missing.items()] if back_end == "auto" else []
         text = verdict_text([p.name for p in photos], [p.verdict for p in photos], found, notes)
         data = json.dumps({photo.name: photo.judgement() for photo in photos}, indent=1)

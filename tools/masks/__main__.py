@@ -89,7 +89,7 @@ def _sheets(sets: Sequence[tuple[SubjectSet, str]], folder: Path, side: int = 25
         for photo in masked.photos:
             mask = torch.ones(photo.pixels.shape[-2:]) if photo.mask is None else photo.mask
             weight, share = effective_weight(centre_view(mask), 1.0, 8 if side == 128 else 64)
-            pictures.append(mask_picture(photo.pixels, mask, f"{photo.name}: {photo.verdict}", weight, share, side))
+            pictures.append(mask_picture(photo.pixels, mask, photo.verdict, weight, share, side, photo.name))
         height, width = (max(p.shape[d] for p in pictures) for d in (1, 2))
         canvas = torch.zeros(3, height * len(pictures), width)
         for i, picture in enumerate(pictures):
