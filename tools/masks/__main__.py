@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from ...attractor.overlay import effective_weight, mask_picture
+from ...training import demo_assets
 from ...training.photos import SubjectSet
 from ...training.views import centre_view
 from .. import benchmarks
@@ -34,7 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks")
     parser.add_argument("--sheets", type=Path, default=Path(".cache/masks"), help="folder for sheets to look at")
+    parser.add_argument("--picture", type=Path, help="only write the README's picture there: the demo subject's masks")
     chosen = parser.parse_args(argv)
+    if chosen.picture:
+        Image.fromarray(_readme_picture()).save(chosen.picture, quality=88)
+        return 0
     if chosen.write and set(chosen.parts) != set(PARTS):
         parser.error("--write keeps whole records: leave out --parts")
     figures: dict[str, float] = speed() if "speed" in chosen.parts else {}
@@ -81,22 +86,37 @@ def _print(rows: Sequence[Scored]) -> None:
                   f"sure {row.confidence:.2f} {row.verdict}")  # fmt: skip
 
 
+def _readme_picture() -> np.ndarray:
+    """Three of the demo subject's photos, a column for each back end."""
+    photos = demo_assets.subject()
+    three = photos.with_photos(photos.photos[i] for i in (0, 5, 7))
+    columns = []
+    for back_end in ("saliency", "attention", "auto"):
+        masked = subjects.masked(three, back_end)
+        columns.append(_column(masked, 256, back_end))
+    return np.concatenate(columns, 1)
+
+
+def _column(masked: SubjectSet, side: int, label: str = "") -> np.ndarray:
+    """Every photo of a set with its mask, loss weight and verdict, one below the other: uint8 [H, W, 3]."""
+    pictures = []
+    for photo in masked.photos:
+        mask = torch.ones(photo.pixels.shape[-2:]) if photo.mask is None else photo.mask
+        weight, share = effective_weight(centre_view(mask), 1.0, 8 if max(mask.shape) <= 64 else 64)
+        pictures.append(mask_picture(photo.pixels, mask, photo.verdict, weight, share, side, label or photo.name))
+    height, width = (max(p.shape[d] for p in pictures) for d in (1, 2))
+    canvas = torch.zeros(3, height * len(pictures), width)
+    for i, picture in enumerate(pictures):
+        canvas[:, i * height : i * height + picture.shape[1], : picture.shape[2]] = picture
+    return (canvas.movedim(0, -1).numpy() * 255).round().astype(np.uint8)
+
+
 def _sheets(sets: Sequence[tuple[SubjectSet, str]], folder: Path, side: int = 256) -> None:
     """One picture a set: every photo with its mask, loss weight and verdict."""
     folder.mkdir(parents=True, exist_ok=True)
     for masked, name in sets:
-        pictures = []
-        for photo in masked.photos:
-            mask = torch.ones(photo.pixels.shape[-2:]) if photo.mask is None else photo.mask
-            weight, share = effective_weight(centre_view(mask), 1.0, 8 if side == 128 else 64)
-            pictures.append(mask_picture(photo.pixels, mask, photo.verdict, weight, share, side, photo.name))
-        height, width = (max(p.shape[d] for p in pictures) for d in (1, 2))
-        canvas = torch.zeros(3, height * len(pictures), width)
-        for i, picture in enumerate(pictures):
-            canvas[:, i * height : i * height + picture.shape[1], : picture.shape[2]] = picture
-        array = (canvas.movedim(0, -1).numpy() * 255).round().astype(np.uint8)
         safe = name.replace("/", "-").replace(", ", "-")
-        Image.fromarray(array).save(folder / f"{safe}.png")
+        Image.fromarray(_column(masked, side)).save(folder / f"{safe}.png")
 
 
 def _section(figures: dict[str, float], rows: Sequence[Scored]) -> str:

@@ -74,14 +74,14 @@ def demo(count: int) -> tuple[list[Scored], list[tuple[SubjectSet, str]]]:
     rows, sets = [], []
     for setting, subject, truth in demo_sets(count):
         for back_end in ("saliency", "attention", "auto"):
-            masked = _masked(subject, back_end)
-            sets.append((masked, f"{back_end}, {setting}"))
+            found = masked(subject, back_end)
+            sets.append((found, f"{back_end}, {subject.class_word}, {setting}"))
             rows += [scored(f"demo.{back_end}", photo.name, photo.mask, true, photo.verdict, _sure(photo))
-                     for photo, true in zip(masked.photos, truth, strict=True) if photo.mask is not None]  # fmt: skip
+                     for photo, true in zip(found.photos, truth, strict=True) if photo.mask is not None]  # fmt: skip
     return rows, sets
 
 
-def _masked(subject: SubjectSet, back_end: str) -> SubjectSet:
+def masked(subject: SubjectSet, back_end: str) -> SubjectSet:
     """Masks of a set; one with a photo that shows no subject is refused, so its photos are taken by themselves then."""
     with torch.inference_mode():
         try:
