@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 PROMPT = "a photo of a"
 NOISE = (0.1, 0.25)  # of the training timesteps, a forward for each
-LARGEST = 1024  # cells of a layer whose self-attention is held
+LARGEST = 1536  # cells of a layer whose self-attention is held: 32 x 32 and what a photo of other proportions has
 _SPREADS = 2
 _BATCH = 4
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,6 @@ def grid_shape(cells: int, height: int, width: int) -> tuple[int, int]:
 
 def attention_maps(
     model: DiffusionModel, photos: Sequence[Tensor], class_word: str, pulse: Callable[[], None] = lambda: None,
-    seed: int = 0,
 ) -> list[tuple[np.ndarray, int]]:  # fmt: skip
     """Where the word is in each photo [3, H, W]: a map in [0, 1] of the latent's size, and its finest grid's side.
 
@@ -102,7 +102,7 @@ def attention_maps(
     found = []
     for start in range(0, len(photos), _BATCH):
         pulse()
-        found += _maps(model, photos[start : start + _BATCH], prompt, tokens, seed + start)
+        found += _maps(model, photos[start : start + _BATCH], prompt, tokens)
     return found
 
 
@@ -113,7 +113,7 @@ def _tokens(model: DiffusionModel, class_word: str) -> list[int]:
 
 
 def _maps(
-    model: DiffusionModel, photos: Sequence[Tensor], prompt: str, tokens: list[int], seed: int
+    model: DiffusionModel, photos: Sequence[Tensor], prompt: str, tokens: list[int]
 ) -> list[tuple[np.ndarray, int]]:
     groups: dict[tuple[int, int], list[int]] = {}
     for i, photo in enumerate(photos):
@@ -124,25 +124,33 @@ def _maps(
             F.interpolate(photos[i][None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
             for i in members
         ])  # fmt: skip
-        maps, side = _group(model, images, prompt, tokens, seed)
+        maps, side = _group(model, images, prompt, tokens)
         found |= {i: (maps[k], side) for k, i in enumerate(members)}
     return [found[i] for i in range(len(photos))]
 
 
 @torch.no_grad()
 def _group(
-    model: DiffusionModel, images: Tensor, prompt: str, tokens: list[int], seed: int
+    model: DiffusionModel, images: Tensor, prompt: str, tokens: list[int]
 ) -> tuple[list[np.ndarray], int]:
-    """Maps of pictures of one size [B, 3, H, W], and the side of their finest layer."""
-    latents = model.encode_images(images, seed).float().to(model.device)
-    generator = torch.Generator().manual_seed(seed)
+    """Maps of pictures of one size [B, 3, H, W], and the side of their finest layer.
+
+    All photos get the same noise, so that a photo's map does not depend on the photos beside it.
+    """
+    latents = torch.cat([model.encode_images(image[None], _SEED) for image in images]).float().to(model.device)
+    generator = torch.Generator().manual_seed(_SEED)
     summed, finest = torch.zeros(len(images), *latents.shape[-2:]), 1
     for share in NOISE:
         timestep = torch.full((len(images),), int(share * model.timesteps), device=model.device)
-        noise = torch.randn(latents.shape, generator=generator).to(model.device)
+        noise = torch.randn(1, *latents.shape[1:], generator=generator).to(model.device)
         sigma = model.sigma(timestep)
         noisy = latents + sigma.view(-1, 1, 1, 1) * noise
         layers = model.attention(noisy, sigma, prompt, LARGEST)
+        if not layers:
+            raise AttractorError(
+                "No cross-attention of this MODEL could be read: a node before it replaces its attention. Connect the "
+                "MODEL as it was before that node, or choose another back end."
+            )
         for layer in layers[len(layers) // 2 :]:  # the decoder's, where places are sharp
             map_ = layer.cross[..., tokens].sum(-1, keepdim=True)
             for _ in range(_SPREADS):
@@ -152,6 +160,11 @@ def _group(
             cells = layer.shape[0] * layer.shape[1]
             summed += torch.stack([torch.from_numpy(spread(one.numpy())) for one in large]).float() * cells
             finest = max(finest, *layer.shape)
+    if not torch.isfinite(summed).all():
+        raise AttractorError(
+            "The MODEL's attention came out as NaN: VAE or MODEL overflow in half precision. Load them in another "
+            "precision (--fp32-vae, --force-fp32), or choose another back end."
+        )
     return [spread(one.numpy()) for one in summed], finest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,9 @@ def parse_clicks(text: str, names: Sequence[str], sizes: Sequence[tuple[int, int
     turn = iter(names)
     for line in lines:
         name, colon, numbers = line.rpartition(":")
-        name = name.strip() if colon else next(turn, "")
+        name = name.strip() if colon else next(turn, None)
+        if name is None:
+            raise AttractorError(f"clicks: {line!r} is one line too many for {len(names)} photos.")
         if name not in names:
             stems = [n for n in names if n.rpartition(".")[0] == name]
             if len(stems) != 1:
@@ -61,7 +64,7 @@ def _click(line: str, numbers: str, size: tuple[int, int]) -> Click:
         values = [float(v) for v in re.split(r"[,\s]+", numbers.strip())]
     except ValueError:
         values = []
-    if len(values) not in (2, 4):
+    if len(values) not in (2, 4) or not all(map(math.isfinite, values)):
         raise AttractorError(f"clicks: {line!r} is neither a point 'x, y' nor a box 'x0, y0, x1, y1'.")
     if max(values) > 1:
         values = [v / size[i % 2] for i, v in enumerate(values)]

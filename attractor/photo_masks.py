@@ -56,6 +56,7 @@ def mask_set(
         evidence = _evidence(subject, found, confidence, used)
     photos = []
     for photo, mask, speaks in zip(subject.photos, masks, evidence, strict=True):
+        sources.pulse()
         mask = refine(mask, how, photo.pixels)
         photos.append(replace(photo, mask=mask, verdict=verdict(mask, speaks), evidence=speaks))
     empty = [p.name for p in photos if p.verdict == EMPTY]

@@ -108,7 +108,7 @@ def propose(
             views = make_views(model, unseen, settings.resolution, 2, 1.0, False, settings.seed)
         pilots = [Pilot(s, 0.0) for s in STRENGTHS] + [Pilot(1.0, WIDE_FEATHER)]
         variants = [_variant(run, subject, pilot) for pilot in pilots]
-        with model.training(settings.batch_size * len(pilots), settings.resolution):
+        with model.training(settings.batch_size, settings.resolution):
             run.learn_background()
             side = SideBySide(run, variants, pilot_steps)
             draws = fixed_draws(model, views, _SAMPLES, settings.batch_size * 2, settings.seed + 5)
@@ -122,6 +122,8 @@ def propose(
                     raise AttractorError(f"A pilot's loss became {max(losses)} at step {step}: lower learning_rate.")
                 if step in {max(1, round(rung * pilot_steps)) for rung in _RUNGS}:
                     measured = side.measure(views, draws, side.smooth)
+                    if not torch.isfinite(measured).all():
+                        raise AttractorError("A pilot's error is no number: lower learning_rate.")
                     for i, own in zip(alive, measured, strict=True):
                         pilots[i].curve.append((step, *_compared(own, plain)))
                     kept = _kept([pilots[i] for i in alive])

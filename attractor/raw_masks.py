@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,8 +33,10 @@ _KEPT = 2000  # raw maps that are kept
 
 @dataclass(frozen=True)
 class Sources:
-    """The models that there are. missing: for those that are not, what the user would have to do. pulse: is called
-    before every look at a photo, and may raise, as the host's Cancel does.
+    """The models that there are. missing: for those that are not, what the user would have to do.
+
+    pulse: is called before every look at a photo, and may raise, as the host's Cancel does. lend: puts CLIPSeg on the
+    device for a while.
     """
 
     saliency: SaliencyModel | None = None
@@ -40,6 +44,7 @@ class Sources:
     text: TextSegmenter | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     pulse: Callable[[], None] = lambda: None
+    lend: Callable[[TextSegmenter], AbstractContextManager[None]] = lambda _: nullcontext()
 
     def need(self, name: str) -> Any:
         """The model of a back end. Raises AttractorError, saying how to get it, where there is none."""
@@ -49,10 +54,11 @@ class Sources:
         return found
 
 
-def gather(back_end: str, makers: Mapping[str, Callable[[], Any]], pulse: Callable[[], None] = lambda: None) -> Sources:
+def gather(back_end: str, makers: Mapping[str, Callable[[], Any]], **hooks: Any) -> Sources:
     """Make the model of a back end; for "auto" all that can be made, and why the others cannot.
 
-    makers: for "saliency", "attention" and "text". Raises what the maker of a back end that was asked for raises.
+    makers: for "saliency", "attention" and "text". hooks: pulse and lend of Sources. Raises what the maker of a back end
+    that was asked for raises.
     """
     found: dict[str, Any] = {}
     missing = {}
@@ -65,7 +71,7 @@ def gather(back_end: str, makers: Mapping[str, Callable[[], Any]], pulse: Callab
             if back_end != "auto":
                 raise
             missing[name] = str(error)
-    return Sources(found.get("saliency"), found.get("attention"), found.get("text"), missing, pulse)
+    return Sources(found.get("saliency"), found.get("attention"), found.get("text"), missing, **hooks)
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,15 @@ def saliency(subject: SubjectSet, sources: Sources, clicks: Mapping[str, Click],
         sources.pulse()
         click = clicks.get(photo.name)
         if click is not None:
-            return at_click(photo.pixels, click, model.mask)
+            map_, sure = at_click(photo.pixels, click, model.mask)
+            return shrunk(map_, photo).astype(np.float32), sure
         first = model.raw(photo.pixels)
         if not again:
             return first.numpy(), float((2 * first - 1).abs().mean())
-        return _look_again(photo.pixels, first, model)
+        map_, sure = _look_again(photo.pixels, first, model)
+        return shrunk(map_, photo).astype(np.float32), sure
 
-    found = [_remember(("saliency", str(model.path), photo.sha256, clicks.get(photo.name), again), look, photo)
+    found = [_remember(("saliency", *_file_state(model.path), photo.sha256, clicks.get(photo.name), again), look, photo)
              for photo in subject.photos]  # fmt: skip
     return _as_raw(subject, found, _FINE)
 
@@ -108,15 +116,15 @@ def saliency(subject: SubjectSet, sources: Sources, clicks: Mapping[str, Click],
 def attention(subject: SubjectSet, sources: Sources, word: str) -> Raw:
     """Where the model attends to the word. Photos that were looked at before under the same word are not again."""
     model: DiffusionModel = sources.need("attention")
-    identity = tuple(sorted(model.identity.items()))
-    keys = [("attention", identity, word, photo.sha256) for photo in subject.photos]
-    new = [i for i, key in enumerate(keys) if key not in _memory]
+    state = model.state_key
+    keys = [("attention", state, word, photo.sha256) for photo in subject.photos]
+    found = {key: _memory[key] for key in keys if key in _memory}
+    new = {key: photo for key, photo in zip(keys, subject.photos, strict=True) if key not in found}
     if new:
-        maps = attention_maps(model, [subject.photos[i].pixels for i in new], word, sources.pulse)
-        for i, found in zip(new, maps, strict=True):
-            _remember(keys[i], lambda found: found, found)
-    found = [_remember(key, lambda _: None, None) for key in keys]
-    return _as_raw(subject, [(m, _contrast(m)) for m, _ in found], max(side for _, side in found))
+        maps = attention_maps(model, [photo.pixels for photo in new.values()], word, sources.pulse)
+        found |= {key: _remember(key, lambda made: made, made) for key, made in zip(new, maps, strict=True)}
+    seen = [found[key] for key in keys]
+    return _as_raw(subject, [(m, _contrast(m)) for m, _ in seen], max(side for _, side in seen))
 
 
 def text(subject: SubjectSet, sources: Sources, word: str) -> Raw:
@@ -128,7 +136,9 @@ def text(subject: SubjectSet, sources: Sources, word: str) -> Raw:
         probability, highest = segmenter.raw(photo.pixels, word)
         return (probability / max(highest, 1e-6)).numpy(), highest
 
-    found = [_remember(("text", str(segmenter.folder), word, photo.sha256), look, photo) for photo in subject.photos]
+    with sources.lend(segmenter):
+        key = ("text", *_file_state(segmenter.folder / "model.safetensors"), word)
+        found = [_remember((*key, photo.sha256), look, photo) for photo in subject.photos]
     return _as_raw(subject, found, segmenter.cells)
 
 
@@ -163,6 +173,12 @@ def _look_again(pixels: Tensor, first: Tensor, model: SaliencyModel) -> tuple[np
     agreed = max(0.0, (overlap(window.numpy(), closer.numpy()) - _CHANCE) / (1 - _CHANCE))
     whole[top : top + tall, left : left + wide] = (window + closer) / 2
     return whole.numpy(), agreed
+
+
+def _file_state(path: Path) -> tuple:
+    """What tells a model file from another that was put in its place."""
+    state = path.stat() if path.is_file() else None
+    return (str(path), state.st_mtime_ns, state.st_size) if state else (str(path),)
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

@@ -118,19 +118,28 @@ class DiffusersModel:
 
     def denoise(self, noisy: Tensor, sigma: Tensor, context: Context) -> Tensor:
         """Clean latents from clean + sigma * noise, in float32 around the U-Net's own precision."""
+        return self._denoise(noisy, sigma, context, (self._size, self._size))
+
+    def _denoise(self, noisy: Tensor, sigma: Tensor, context: Context, size: tuple[int, int]) -> Tensor:
+        """The same for pictures of a size, height and width in pixels, which SDXL is told."""
         unet, s = self.pipeline.unet, sigma.view(-1, 1, 1, 1)
         scaled = (noisy / (s.square() + 1).sqrt()).to(unet.dtype)
         all_sigmas = ((1 - self._alphas) / self._alphas).sqrt().to(sigma.device)
         timestep = (all_sigmas[None] - sigma[:, None]).abs().argmin(1)
         extra = {}
         if context.pooled is not None:
-            sizes = torch.tensor([[self._size, self._size, 0, 0, self._size, self._size]], device=noisy.device)
+            sizes = torch.tensor([[*size, 0, 0, *size]], device=noisy.device)
             ids = sizes.expand(len(noisy), -1).to(unet.dtype)
             extra["added_cond_kwargs"] = {"text_embeds": context.pooled.to(unet.dtype), "time_ids": ids}
         output = unet(scaled, timestep, encoder_hidden_states=context.tokens.to(unet.dtype), **extra).sample.float()
         if self.prediction == "v":
             return noisy / (s.square() + 1) - output * s / (s.square() + 1).sqrt()
         return noisy - output * s
+
+    @property
+    def state_key(self) -> tuple:
+        """The pipeline's own, as it is loaded."""
+        return tuple(sorted(self.identity.items()))
 
     @property
     def side(self) -> int:
@@ -145,7 +154,8 @@ class DiffusersModel:
             gatherer = Gatherer((noisy.shape[-2], noisy.shape[-1]), context.tokens.shape[1], largest)
             try:
                 unet.set_attn_processor(_Gathering(gatherer))
-                self.denoise(noisy.to(self.device), sigma.to(self.device), context)
+                size = tuple(length * self.pipeline.vae_scale_factor for length in noisy.shape[-2:])
+                self._denoise(noisy.to(self.device), sigma.to(self.device), context, (size[0], size[1]))
             finally:
                 unet.set_attn_processor(before)
         return gatherer.layers

@@ -159,7 +159,7 @@ def _masked(subject: SubjectSet, chosen: Namespace, model: Any = None) -> tuple[
     back_end = "external" if given and chosen.backend == "auto" else chosen.backend
     sources = _sources(back_end, chosen, model)
     how = Refinement(chosen.grow, chosen.feather, unit=chosen.unit, edges=chosen.edges)
-    clicks = parse_clicks("\n".join(chosen.click or []), subject.names, [photo.size for photo in subject.photos])
+    clicks = parse_clicks("\n".join(chosen.click or []), subject.names, [photo.shown_size for photo in subject.photos])
     return mask_set(subject, back_end, how, given, sources, clicks), sources
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from typing import Any, cast
 
 import comfy.model_management
@@ -101,6 +100,13 @@ class Mask(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(cls, saliency_model=("u2netp",), **_others):
+        """A model file that is put in its place, or replaced, makes the node run again."""
+        kind = KINDS.get(single(saliency_model) or "u2netp", KINDS["u2netp"])
+        files = (folders.find_model(kind.file), folders.find_model(FOLDER_NAME) / "model.safetensors")
+        return str([(p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in files if p.is_file()])
+
+    @classmethod
     def execute(
         cls, subject, back_end, grow, feather, fill_holes, masks=None, model=None, clip=None, vae=None, clicks=("",),
         word=("",), saliency_model=("u2netp",), unit=(UNITS[0],), edges=(0.0,), strength=(1.0,), cells=(64,),
@@ -108,12 +114,11 @@ class Mask(io.ComfyNode):
         subject, back_end = single(subject), single(back_end)
         given = [m for batch in masks for m in (batch if batch.ndim == 3 else batch[None])] if masks else None
         how = Refinement(single(grow), single(feather), single(fill_holes), single(unit), single(edges))
-        pointed = parse_clicks(single(clicks) or "", subject.names, [p.size for p in subject.photos])
+        pointed = parse_clicks(single(clicks) or "", subject.names, [p.shown_size for p in subject.photos])
         if given is not None and back_end not in ("external", "none"):
             pointed = {**_marks(subject, given), **pointed}
         sources = _sources(back_end, single(model), single(clip), single(vae), single(saliency_model))
-        with on_device([sources.text]) if sources.text else nullcontext():
-            masked = mask_set(subject, back_end, how, given, sources, pointed, single(word) or "")
+        masked = mask_set(subject, back_end, how, given, sources, pointed, single(word) or "")
         photos, shown = masked.photos, []
         found = [cast(Tensor, photo.mask) for photo in photos]
         for photo, mask in zip(photos, found, strict=True):
@@ -142,7 +147,8 @@ def _sources(back_end: str, model: Any, clip: Any, vae: Any, saliency: str) -> S
         "attention": lambda: _host_model(model, clip, vae),
         "text": lambda: TextSegmenter(folders.find_model(FOLDER_NAME)),
     }
-    return gather(back_end, makers, comfy.model_management.throw_exception_if_processing_interrupted)
+    pulse = comfy.model_management.throw_exception_if_processing_interrupted
+    return gather(back_end, makers, pulse=pulse, lend=lambda segmenter: on_device([segmenter]))
 
 
 def _host_model(model: Any, clip: Any, vae: Any) -> HostModel:

@@ -54,6 +54,11 @@ class DiffusionModel(Protocol):
     @property
     def side(self) -> int: ...
 
+    @property
+    def state_key(self) -> tuple:
+        """Equal as long as the model gives the same attention: its weights and all that is patched on top of them."""
+        ...
+
     def training(self, batch_size: int, resolution: int) -> AbstractContextManager[None]:
         """Load the models and let gradients reach embeddings; puts everything back as it was."""
         ...

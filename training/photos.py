@@ -34,7 +34,7 @@ class Photo:
     name: file name without its folder. pixels: [3, H, W] float32 in [0, 1], sRGB, upright.
     sha256: of the file, or of the 8-bit pixels where the photo came as a tensor. phash: 64-bit DCT hash.
     mask: attractor mask [H, W] in [0, 1], 1 = subject, or None. verdict: what was found about the mask.
-    evidence: what speaks for it.
+    evidence: what speaks for it. file_size: (width, height) of the upright file where it was larger than is kept.
     """
 
     name: str
@@ -44,6 +44,12 @@ class Photo:
     mask: Tensor | None = None
     verdict: str = ""
     evidence: Evidence | None = None
+    file_size: tuple[int, int] | None = None
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(width, height) of the upright file, as any viewer shows it."""
+        return self.file_size or self.size
 
     @property
     def size(self) -> tuple[int, int]:
@@ -135,6 +141,8 @@ def read_photo(path: Path) -> Photo:
                     "Scale it down."
                 )
             pixels = _to_eight_bit(image)
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            size = image.size[::-1] if turned else image.size
     except AttractorError:
         raise
     except Image.DecompressionBombError as error:
@@ -145,7 +153,8 @@ def read_photo(path: Path) -> Photo:
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         raise AttractorError(f"{path.name}: the image is damaged or cut short ({error}). "
                              "Copy it again or remove it.") from error
-    return _photo(pixels, path.name, hashlib.sha256(data).hexdigest())
+    photo = _photo(pixels, path.name, hashlib.sha256(data).hexdigest())
+    return photo if size == photo.size else replace(photo, file_size=(size[0], size[1]))
 
 
 def read_folder(folder: Path, class_word: str) -> SubjectSet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from .model import Embedding
 from .objective import Draw, draw
 from .views import Views
 
+_CELLS = 4 * 64 * 64  # latent cells in one batch: a batch of 4 at 512 pixels
 _NEW = 0.08  # weight of the newest vectors in their running mean
 
 
@@ -51,12 +52,14 @@ class SideBySide:
         """One optimiser step of all variants; their losses."""
         run = self.run
         random = draw(run.model, run.views, run.settings.batch_size, self._generator)
-        losses = self._losses(run.views, random, self.vectors, run.backgrounds)
-        values = []
-        for own, variant in zip(losses, self.variants, strict=True):
-            masks = variant.masks[random.index]
-            values.append(weighted_error(*own, pixel_weight(masks, variant.strength)).mean())
-        self._scaler.scale(torch.stack(values).sum()).backward()
+        values: list[Tensor] = []
+        for start, vectors in self._groups(self.vectors, run.views, len(random.index)):
+            losses = self._losses(run.views, random, vectors, run.backgrounds)
+            variants = self.variants[start : start + len(vectors)]
+            weights = [pixel_weight(one.masks[random.index], one.strength) for one in variants]
+            found = [weighted_error(*own, w).mean() for own, w in zip(losses, weights, strict=True)]
+            self._scaler.scale(torch.stack(found).sum()).backward()
+            values += [value.detach() for value in found]
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
@@ -64,7 +67,7 @@ class SideBySide:
         for mean, own in zip(self.smooth, self.vectors, strict=True):
             for key, value in own.items():
                 mean[key].lerp_(value.detach(), _NEW)
-        return [float(value.detach()) for value in values]
+        return [float(value) for value in values]
 
     def keep(self, wanted: Sequence[int]) -> None:
         """Go on with these variants only."""
@@ -81,10 +84,23 @@ class SideBySide:
         found = []
         for one in draws:
             masks = views.masks[one.index]
-            parts = self._losses(views, one, vectors, ())
+            groups = self._groups(vectors, views, len(one.index))
+            parts = [part for _, group in groups for part in self._losses(views, one, group, ())]
             found.append(torch.stack([torch.stack([weighted_error(*own, masks), weighted_error(*own, 1 - masks)])
                                       for own in parts]))  # fmt: skip
         return torch.cat(found, -1).cpu()
+
+    @staticmethod
+    def _groups(
+        vectors: Sequence[Embedding], views: Views, samples: int
+    ) -> Iterator[tuple[int, Sequence[Embedding]]]:
+        """As many variants at once as the device is likely to hold, with the index of the first: all of them at the
+        demo's size, one at SD1.5's with the usual batch, so that the peak is that of training one.
+        """
+        cells = samples * views.latents.shape[-2] * views.latents.shape[-1]
+        together = max(1, _CELLS // cells)
+        for start in range(0, len(vectors), together):
+            yield start, vectors[start : start + together]
 
     def _losses(
         self, views: Views, random: Draw, vectors: Sequence[Embedding], backgrounds: Sequence[Embedding]

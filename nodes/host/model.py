@@ -70,6 +70,17 @@ class HostModel:
         return 768 if "h" in self.widths and self.prediction == "v" else 512
 
     @property
+    def state_key(self) -> tuple:
+        """Weights, with the patches, the CLIP layer and the sampling that nodes have put on top of them.
+
+        Patches of attention are functions, of which nobody can say whether they are the same: then no keys are equal.
+        """
+        options = self.patcher.model_options.get("transformer_options", {})
+        patched = object() if any(options.get(k) for k in ("patches", "patches_replace", "wrappers")) else None
+        return (*sorted(self.identity.items()), self.patcher.patches_uuid, self.clip.patcher.patches_uuid,
+                self.clip.layer_idx, self.prediction, patched)  # fmt: skip
+
+    @property
     def identity(self) -> dict[str, str]:
         """Hashes over samples of the weights, with the names of the host's classes."""
         return {

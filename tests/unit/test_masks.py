@@ -294,3 +294,27 @@ def test_overlay_keeps_the_subject_and_dims_the_rest():
     shown = overlay(pixels, disc())
     assert torch.allclose(shown[:, 48, 48], pixels[:, 48, 48])
     assert shown[0, 2, 2] < 0.3
+
+
+def test_large_growth_moves_the_outline_as_a_small_disc_does():
+    """Beyond a few pixels the outline is moved by its distance, which is fast; both ways agree where they meet."""
+    near, far = (refine(disc(), Refinement(grow=by, feather=0, unit="pixels")) for by in (8, 9))
+    assert near.sum() < far.sum() < near.sum() * 1.12 and near[48, 48 + 31] == 1 and far[48, 48 + 32] == 1
+    back = refine(disc(), Refinement(grow=-12, feather=0, unit="pixels"))
+    assert abs(float(back.sum()) - float(disc(radius=12).sum())) < 60
+    assert refine(disc(), Refinement(grow=1e6, feather=0)).min() == 1  # no larger than the photo
+
+
+def test_clicks_in_pixels_are_the_files_pixels(tmp_path):
+    """A photo that is stored smaller than its file: the user types what any viewer shows."""
+    from PIL import Image
+
+    Image.new("RGB", (4000, 3000)).save(tmp_path / "large.png")
+    photo = read_photo(tmp_path / "large.png")
+    assert photo.size == (2048, 1536) and photo.shown_size == (4000, 3000)
+    click = parse_clicks("1000, 1500", [photo.name], [photo.shown_size])[photo.name]
+    assert (click.x, click.y) == (0.25, 0.5)
+    with pytest.raises(AttractorError, match="one line too many"):
+        parse_clicks("1, 1\n2, 2", [photo.name], [photo.shown_size])
+    with pytest.raises(AttractorError, match="neither a point"):
+        parse_clicks("nan, 1", [photo.name], [photo.shown_size])
