@@ -57,8 +57,8 @@ class Sources:
 def gather(back_end: str, makers: Mapping[str, Callable[[], Any]], **hooks: Any) -> Sources:
     """Make the model of a back end; for "auto" all that can be made, and why the others cannot.
 
-    makers: for "saliency", "attention" and "text". hooks: pulse and lend of Sources. Raises what the maker of a back end
-    that was asked for raises.
+    makers: for "saliency", "attention" and "text". hooks: pulse and lend of Sources. Raises what the maker of a back
+    end that was asked for raises.
     """
     found: dict[str, Any] = {}
     missing = {}
