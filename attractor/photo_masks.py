@@ -76,7 +76,8 @@ def _seen(
     names = [name for name in _MODELS if there[name] is not None] if back_end == "auto" else [back_end]
     if not names:
         raise AttractorError("The back end 'auto' has nothing to work with. " + " ".join(sources.missing.values()))
-    raws = {name: _raw(name, subject, sources, clicks, word, back_end == "auto") for name in names}
+    raws = _raws(names, subject, sources, clicks, word, back_end == "auto")
+    names = list(raws)
     if back_end == "saliency" and not clicks:
         return raws["saliency"].own, raws["saliency"].confidence, ("saliency",)
     together = Cosegmentation([raw_masks.small(photo.pixels) for photo in subject.photos])
@@ -87,6 +88,23 @@ def _seen(
     if clicks:
         masks = _chosen(subject, masks, clicks, together)
     return masks, confidence, tuple(names)
+
+
+def _raws(
+    names: Sequence[str], subject: SubjectSet, sources: Sources, clicks: Mapping[str, Click], word: str, auto: bool
+) -> dict[str, Raw]:
+    """What each back end sees. Of "auto" one that cannot see these photos is left out and its reason noted in
+    `sources.missing`, as long as another one can.
+    """
+    raws: dict[str, Raw] = {}
+    for name in names:
+        try:
+            raws[name] = _raw(name, subject, sources, clicks, word, auto)
+        except AttractorError as error:
+            if not auto or (not raws and name == names[-1]):
+                raise
+            sources.missing[name] = str(error)
+    return raws
 
 
 def _raw(

@@ -42,7 +42,7 @@ class Sources:
     saliency: SaliencyModel | None = None
     model: DiffusionModel | None = None
     text: TextSegmenter | None = None
-    missing: Mapping[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     pulse: Callable[[], None] = lambda: None
     lend: Callable[[TextSegmenter], AbstractContextManager[None]] = lambda _: nullcontext()
 
@@ -136,9 +136,10 @@ def text(subject: SubjectSet, sources: Sources, word: str) -> Raw:
         probability, highest = segmenter.raw(photo.pixels, word)
         return (probability / max(highest, 1e-6)).numpy(), highest
 
-    with sources.lend(segmenter):
-        key = ("text", *_file_state(segmenter.folder / "model.safetensors"), word)
-        found = [_remember((*key, photo.sha256), look, photo) for photo in subject.photos]
+    key = ("text", *_file_state(segmenter.folder / "model.safetensors"), word)
+    keys = [(*key, photo.sha256) for photo in subject.photos]
+    with nullcontext() if all(key in _memory for key in keys) else sources.lend(segmenter):
+        found = [_remember(key, look, photo) for key, photo in zip(keys, subject.photos, strict=True)]
     return _as_raw(subject, found, segmenter.cells)
 
 

@@ -91,6 +91,13 @@ def test_auto_goes_on_without_a_model(masked):
     )
 
 
+def test_auto_goes_on_where_one_back_end_cannot(masked):
+    """A word that the tokenizer makes nothing of stops 'attention', and 'auto' says so and does without it."""
+    overlap, data, run = masked("auto", word="()")
+    assert mean(overlap) > 0.7 and all(found["sources"] == ["saliency"] for found in data.values())
+    assert "auto did without attention: class_word '()'" in run.outputs["words"]["text"][0]
+
+
 def test_a_knob_does_not_run_the_models_again(masked):
     _, _, slow = masked("auto", word="a cup")
     overlap, _, fast = masked("auto", word="a cup", unit="pixels", edges=2.0, clicks="")
