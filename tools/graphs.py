@@ -37,7 +37,7 @@ def main_road(
     graph = {
         "demo": node("Attractor_LoadDemo"),
         "mask": node("Attractor_Mask", subject=["photos", 0] if folder else ["demo", 3], back_end=back_end, grow=0.0,
-                     feather=4.0, fill_holes=True),
+                     feather=4.0, fill_holes=True, cells=8),
         "split": node("Attractor_Split", subject=["mask", 0], held_out=held_out, split_seed=split_seed),
         "train": node("Attractor_Train", **model, train_set=["split", 0], held_out_set=["split", 1],
                       **{**TRAINING, **(training or {})}),

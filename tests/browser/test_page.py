@@ -60,13 +60,14 @@ def test_the_nodes_on_the_canvas(server, page, tmp_path):
             app.graph.clear();
             const names = Object.keys(LiteGraph.registered_node_types).filter(n => n.startsWith('Attractor_'));
             const nodes = names.map(n => { const node = LiteGraph.createNode(n); app.graph.add(node); return node; });
-            const train = nodes.find(n => n.type === 'Attractor_Train');
+            const [train, mask] = ['Train', 'Mask'].map(k => nodes.find(n => n.type === 'Attractor_' + k));
             const prompt = await app.graphToPrompt();
-            return { names, widgets: train.widgets.map(w => w.name), outputs: train.outputs.map(o => o.name),
+            return { names, widgets: train.widgets.map(w => w.name), mask: mask.widgets.map(w => w.name), outputs: train.outputs.map(o => o.name),
                      queued: Object.values(prompt.output).map(n => n.class_type) };
         }"""
     )
-    assert len(found["names"]) == 10
+    assert set(found["names"]) == {name for name in server.object_info() if name.startswith("Attractor_")}
+    assert found["mask"][:4] == ["back_end", "grow", "feather", "fill_holes"], "saved graphs would load wrong values"
     assert found["outputs"] == ["concept", "loss curve", "run card"]
     assert found["widgets"][:3] == ["steps", "batch_size", "learning_rate"]
     assert "control_after_generate" not in found["widgets"], "a queue would change the seed and train again"
