@@ -100,7 +100,7 @@ def propose(
         raise AttractorError("The set has no masks to weigh by: wire it through Attractor Mask first.")
     watcher = watcher or Silent()
     background = min(settings.background_steps, max(1, pilot_steps * 3 // 4)) if settings.background_steps else 0
-    short = replace(settings, background_steps=background, steps=pilot_steps)
+    short = replace(settings, representation="TI", background_steps=background, steps=pilot_steps)
     with torch.inference_mode(False), deterministic():
         run = TrainingRun(model, subject, short, None, watcher)
         unseen, what = _unseen(subject, held_out, settings)

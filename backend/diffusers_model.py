@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from ..attractor.errors import AttractorError
 from ..attractor.prompts import SUBJECT, spoken
 from ..metrics.generations import Generated, Generations
 from ..training.concept import Concept
+from ..training.contexts import add_bypass, encode_words, norm_inputs
 from ..training.model import Context, Embedding, fingerprint
 
 _PLACEHOLDER = "<|startoftext|>"  # one token of every CLIP vocabulary, and in no prompt
@@ -84,20 +86,29 @@ class DiffusersModel:
         """Standard deviation of the numbers in each embedding table, over every 16th row."""
         return {key: float(_table(e).detach()[::16].float().std()) for key, (_, e) in self._encoders.items()}
 
-    def encode(self, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]]) -> Context:
+    def encode(
+        self, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]],
+        bypass: Sequence[Embedding] | None = None,
+    ) -> Context:  # fmt: skip
         """Encode prompts with vectors in them; see DiffusionModel."""
-        hidden, pooled = [], None
+        hidden, values, pooled = [], [], None
         for key in (k for k in ("l", "h", "g") if k in self._encoders):
             tokenizer, encoder = self._encoders[key]
-            ids, rows, length = [], [], encoder.config.max_position_embeddings
+            ids, rows, places, length = [], [], [], encoder.config.max_position_embeddings
             for prompt, markers in zip(prompts, embedded, strict=True):
-                one, vectors = _tokens(tokenizer, length, prompt, {m: e[key] for m, e in markers.items()})
+                one, vectors, of = _tokens(tokenizer, length, prompt, {m: e[key] for m, e in markers.items()})
                 ids.append(one)
                 rows.append(vectors)
-            output = _run_encoder(encoder, torch.tensor(ids, device=encoder.device), rows)
+                places.append([marker == SUBJECT for marker in of])
+            norm = next(m for name, m in encoder.named_modules() if name.endswith("final_layer_norm"))
+            with norm_inputs(norm) as seen:
+                output = _run_encoder(encoder, torch.tensor(ids, device=encoder.device), rows)
             hidden.append(output.hidden_states[-2] if len(self._encoders) > 1 else output[0])
             pooled = output[0] if len(self._encoders) > 1 else None
-        return Context(torch.cat(hidden, dim=-1), pooled)
+            if bypass is not None:
+                added = torch.stack([one[key] for one in bypass]).to(self.device)
+                values.append(add_bypass(hidden[-1], seen, norm, torch.tensor(places, device=self.device), added))
+        return Context(torch.cat(hidden, dim=-1), pooled, torch.cat(values, dim=-1) if values else None)
 
     def encode_images(self, images: Tensor, seed: int) -> Tensor:
         """Latents in the model's scale from images [B, 3, H, W] in [0, 1]; the VAE's own noise is seeded."""
@@ -131,10 +142,17 @@ class DiffusersModel:
             sizes = torch.tensor([[*size, 0, 0, *size]], device=noisy.device)
             ids = sizes.expand(len(noisy), -1).to(unet.dtype)
             extra["added_cond_kwargs"] = {"text_embeds": context.pooled.to(unet.dtype), "time_ids": ids}
-        output = unet(scaled, timestep, encoder_hidden_states=context.tokens.to(unet.dtype), **extra).sample.float()
+        with _per_layer(unet, context):
+            tokens = context.layer(0)[0].to(unet.dtype)
+            output = unet(scaled, timestep, encoder_hidden_states=tokens, **extra).sample.float()
         if self.prediction == "v":
             return noisy / (s.square() + 1) - output * s / (s.square() + 1).sqrt()
         return noisy - output * s
+
+    @property
+    def layers(self) -> int:
+        """Layers of cross-attention in the U-Net's order."""
+        return len(_layer_names(self.pipeline.unet))
 
     @property
     def state_key(self) -> tuple:
@@ -171,7 +189,7 @@ class DiffusersModel:
     ) -> Generations:  # fmt: skip
         """Paint every prompt with every seed through the pipeline's own scheduler."""
         if concept is not None:
-            concept.check_widths(self.widths, f"the model {self._name}")
+            concept.check_fits(self.widths, self.layers, f"the model {self._name}")
         word = class_word or (concept.class_word if concept else "")
         settings = {"steps": steps, "cfg": cfg, "sampler_name": type(self.pipeline.scheduler).__name__,
                     "scheduler": "diffusers", "width": size, "height": size, "negative": negative}  # fmt: skip
@@ -193,12 +211,47 @@ class DiffusersModel:
         pooled = {}
         if positive.pooled is not None and negative.pooled is not None:
             pooled = {"pooled_prompt_embeds": positive.pooled, "negative_pooled_prompt_embeds": negative.pooled}
-        result = self.pipeline(
-            prompt_embeds=positive.tokens, negative_prompt_embeds=negative.tokens, width=settings["width"],
-            height=settings["height"], num_inference_steps=settings["steps"], guidance_scale=settings["cfg"],
-            generator=torch.Generator("cpu").manual_seed(seed), output_type="pt", **pooled,
-        )  # fmt: skip
+        with self._layered(concept, prompt, settings["steps"]):
+            result = self.pipeline(
+                prompt_embeds=positive.tokens, negative_prompt_embeds=negative.tokens, width=settings["width"],
+                height=settings["height"], num_inference_steps=settings["steps"], guidance_scale=settings["cfg"],
+                generator=torch.Generator("cpu").manual_seed(seed), output_type="pt", **pooled,
+            )  # fmt: skip
         return result.images[0].float().cpu().clamp(0, 1)
+
+
+    @contextmanager
+    def _layered(self, concept: Concept | None, prompt: str, steps: int) -> Iterator[None]:
+        """Let the pipeline's U-Net see a concept's own contexts in each layer and at each of its timesteps.
+
+        In the pipeline's batch the negative prompt comes first, and without guidance is not there.
+        """
+        if concept is None or concept.kind == "TI" or SUBJECT not in prompt:
+            yield
+            return
+        unet, scheduler = self.pipeline.unet, self.pipeline.scheduler
+        scheduler.set_timesteps(steps)
+        timesteps = scheduler.timesteps.float().cpu()
+        words = concept.representation().to(self.device)(timesteps)
+        rows = len(next(iter(words.vectors.values())))
+        table = encode_words(self.encode, prompt, words, [{}] * rows)
+        ordinary = unet.forward
+
+        def forward(sample: Tensor, timestep: Any, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            row = int((timesteps - float(timestep)).abs().argmin()) if rows > 1 else 0
+            both, count = encoder_hidden_states[:, None].repeat(1, self.layers, 1, 1), len(sample)
+            keys, values = both.clone(), both
+            mine = slice(count // 2, None)  # one picture at a time: one row, or two with the negative prompt first
+            keys[mine] = table.tokens[row]
+            values[mine] = (table.tokens if table.values is None else table.values)[row]
+            with _per_layer(unet, Context(keys, None, values)):
+                return ordinary(sample, timestep, encoder_hidden_states, *args, **kwargs)
+
+        try:
+            unet.forward = forward
+            yield
+        finally:
+            del unet.forward
 
 
 def load(name: str) -> DiffusersModel:
@@ -243,6 +296,48 @@ class _Gathering(AttnProcessor2_0):
         return super().__call__(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 
+class _OwnContext(AttnProcessor2_0):
+    """The ordinary cross-attention, with keys and values from contexts of its own."""
+
+    def __init__(self, keys: Tensor, values: Tensor):
+        super().__init__()
+        self._keys, self._values = keys, values
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        dtype = hidden_states.dtype
+        projected = (attn.to_q(hidden_states), attn.to_k(self._keys.to(dtype)), attn.to_v(self._values.to(dtype)))
+        heads = (one.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for one in projected)
+        found = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(-2)
+        return attn.to_out[1](attn.to_out[0](found))
+
+
+@contextmanager
+def _per_layer(unet: Any, context: Context) -> Iterator[None]:
+    """Let each layer of cross-attention see its own context, where it has layers, until the end of the block."""
+    if context.tokens.ndim == 3:
+        yield
+        return
+    before = unet.attn_processors
+    index = {name: i for i, name in enumerate(_layer_names(unet))}
+
+    def processor(name: str) -> Any:
+        layer = next((i for start, i in index.items() if name.startswith(f"{start}.transformer_blocks")), None)
+        return before[name] if layer is None or ".attn2." not in name else _OwnContext(*context.layer(layer))
+
+    try:
+        unet.set_attn_processor({name: processor(name) for name in before})
+        yield
+    finally:
+        unet.set_attn_processor(before)
+
+
+def _layer_names(unet: Any) -> list[str]:
+    """Names of the spatial transformers in the order in which they run: down, middle, up."""
+    order = ("down", "mid", "up")
+    names = [name for name, module in unet.named_modules() if hasattr(module, "transformer_blocks")]
+    return sorted(names, key=lambda name: order.index(name.split("_")[0]))
+
+
 def _text_encoders(pipeline: Any) -> dict[str, tuple[Any, Any]]:
     second = getattr(pipeline, "text_encoder_2", None)
     first_key = "h" if pipeline.text_encoder.config.hidden_size == 1024 else "l"
@@ -258,8 +353,10 @@ def _table(encoder: Any) -> Tensor:
 
 def _tokens(
     tokenizer: Any, length: int, prompt: str, vectors: Mapping[str, Tensor]
-) -> tuple[list[int], list[Tensor]]:
-    """`length` token ids with a placeholder where each vector goes, and the vectors in that order."""
+) -> tuple[list[int], list[Tensor], list[str]]:
+    """`length` token ids with a placeholder where each vector goes, the vectors in that order, and the marker that
+    each token belongs to, if any.
+    """
     found = sorted((prompt.find(m, i), m) for m in vectors for i in range(len(prompt)) if prompt.startswith(m, i))
     rows = [row for _, marker in found for row in vectors[marker]]
     text = prompt
@@ -270,7 +367,9 @@ def _tokens(
         raise AttractorError(f"The prompt is longer than {length - 2} tokens with its vectors: {prompt!r}. Shorten it.")
     ids = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return ids + [padding] * (length - len(ids)), rows
+    owners = iter([marker for _, marker in found for _ in vectors[marker]])
+    of = [next(owners) if i and token == tokenizer.bos_token_id else "" for i, token in enumerate(ids)]
+    return ids + [padding] * (length - len(ids)), rows, of + [""] * (length - len(ids))
 
 
 def _run_encoder(encoder: Any, ids: Tensor, rows: Sequence[Sequence[Tensor]]) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..training.loop import History
+from ..training.history import History
 
 if TYPE_CHECKING:
     from ..attractor.propose import Proposal

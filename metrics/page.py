@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..attractor.overlay import overlay
 from ..training.concept import write_beside
-from ..training.loop import History
+from ..training.history import History
 from .charts import loss_curve, score_chart
 from .duplicates import Thresholds
 from .generations import contact_sheet, to_picture

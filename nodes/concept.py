@@ -10,7 +10,7 @@ from ..attractor.errors import AttractorError
 from ..attractor.prompts import SUBJECT
 from ..training.concept import load_concept, save_concept
 from .host import folders
-from .host.sampling import conditioning
+from .host.sampling import prompted
 from .types import CATEGORY, ConceptType
 
 
@@ -85,6 +85,11 @@ class Prompt(io.ComfyNode):
                     "prompt", multiline=True, default=f"a photo of a {SUBJECT} on a beach",
                     tooltip=f"The prompt; {SUBJECT} is where the learnt subject goes.",
                 ),
+                io.Int.Input(
+                    "truncation", default=0, min=0, max=127, optional=True,
+                    tooltip="For NeTI concepts: how many of the 128 hidden units are used; 0 uses all. Fewer leave the "
+                    "prompt more to say and keep less of the subject.",
+                ),
             ],
             outputs=[
                 io.Model.Output("patched_model", display_name="model"),
@@ -93,8 +98,8 @@ class Prompt(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, clip, concept, prompt):
+    def execute(cls, model, clip, concept, prompt, truncation=0):
         if SUBJECT not in prompt:
             raise AttractorError(f"prompt has no {SUBJECT} in it, so the concept would do nothing. Write {SUBJECT} "
                                  "where the subject belongs.")
-        return io.NodeOutput(model, conditioning(clip, prompt, concept))
+        return io.NodeOutput(*prompted(model, clip, prompt, concept, truncation=truncation))

@@ -12,7 +12,9 @@ from ..metrics.charts import loss_curve
 from ..metrics.generations import from_picture, to_picture
 from ..metrics.splits import check_disjoint
 from ..training.loop import train
-from ..training.settings import BACKGROUND_SCOPES, TrainSettings
+from ..training.resume import RunFolder
+from ..training.settings import BACKGROUND_SCOPES, REPRESENTATIONS, TrainSettings
+from .host import folders
 from .host.model import HostModel
 from .host.progress import HostWatcher
 from .host.sampling import SamplerSettings, sample_grid
@@ -99,6 +101,12 @@ class Train(io.ComfyNode):
                     "held_out_set", optional=True,
                     tooltip="Photos to stop by: the last step at which their loss has not risen is kept.",
                 ),
+                io.Combo.Input(
+                    "representation", options=list(REPRESENTATIONS), default=_DEFAULT.representation, optional=True,
+                    tooltip="How the subject is stored. TI: vectors, for every program. XTI: vectors for each layer of "
+                    "the U-Net. NeTI: a network of timestep and layer. The last two need Attractor's Concept Prompt; "
+                    "other programs read their plain embedding.",
+                ),
             ],
             outputs=[
                 ConceptType.Output("concept", display_name="concept"),
@@ -112,18 +120,23 @@ class Train(io.ComfyNode):
         cls, model, clip, vae, train_set, preview_every, preview_prompt, training_seed, held_out_set=None, **chosen
     ):
         settings = TrainSettings(**chosen, seed=training_seed)
+        host = HostModel(model, clip, vae)
+        runs = RunFolder.of(folders.report_folder("runs"), host, train_set, settings, held_out_set)
         side = settings.resolution
 
-        def sample(concept):
+        def sample(step, concept):
             sampler = SamplerSettings(steps=12, cfg=5.0, width=side, height=side)
             with torch.inference_mode():
                 grid = sample_grid(model, clip, vae, concept, "", [preview_prompt], [settings.seed], sampler, 1, False)
-            return to_picture(grid.images[0])
+            picture = to_picture(grid.images[0])
+            runs.add_picture(f"preview-{step:06d}.png", picture)
+            return picture
 
         if held_out_set is not None:
             check_disjoint(train_set, held_out_set)
         watcher = HostWatcher(cls.hidden.unique_id, loss_curve, sample)
-        concept, history = train(HostModel(model, clip, vae), train_set, settings, held_out_set, watcher, preview_every)
+        concept, history = train(host, train_set, settings, held_out_set, watcher, preview_every, runs)
         watcher.finish(history)
-        curve = to_host(from_picture(loss_curve(history))[None])
-        return io.NodeOutput(concept, curve, json.dumps(concept.run_card, indent=2))
+        curve = loss_curve(history)
+        runs.add_picture("curve.png", curve)
+        return io.NodeOutput(concept, to_host(from_picture(curve)[None]), json.dumps(concept.run_card, indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -14,36 +15,60 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_bytes
 from safetensors.torch import save
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from .model import Embedding
+from .representations import Representation, TextualInversion, restore
+from .settings import REPRESENTATIONS
 
 _BY_WIDTH = {768: "l", 1024: "h", 1280: "g"}
 _SDXL = {"l": "clip_l", "g": "clip_g"}
 _METADATA_KEY = "attractor"
+_STATE_KEY = "attractor_representation"  # a safetensors file in base64: other programs allow one tensor only
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(1, 10))}
 
 
 @dataclass(frozen=True)
 class Concept:
-    """A learnt subject. vectors: text-encoder key to [n, D]; class_word: what it is; run_card: how it was made."""
+    """A learnt subject. vectors: text-encoder key to [n, D]; class_word: what it is; run_card: how it was made.
+
+    kind: of the representation. For Textual Inversion the vectors are all; for the others they are the plain embedding
+    that other programs read, and state holds the representation's own numbers.
+    """
 
     vectors: Embedding
     class_word: str
     run_card: dict = field(default_factory=dict)
+    kind: str = "TI"
+    state: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
-        """Hash of the vectors."""
+        """Hash of the vectors and the representation's state."""
         digest = hashlib.sha256()
-        for key in sorted(self.vectors):
-            digest.update(key.encode() + self.vectors[key].contiguous().numpy().tobytes())
+        for tensors in (self.vectors, self.state):
+            for key in sorted(tensors):
+                digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def check_widths(self, widths: dict[str, int], where: str) -> None:
-        """Raise AttractorError unless the vectors fit text encoders of these widths."""
+    def representation(self) -> Representation:
+        """The subject's words as a function of timestep and layer."""
+        return restore(self.kind, self.state) if self.state else TextualInversion(self.vectors).requires_grad_(False)
+
+    def check_fits(self, widths: dict[str, int], layers: int | None, where: str) -> None:
+        """Raise AttractorError unless the concept fits text encoders of these widths and a U-Net of so many layers.
+
+        layers: None where there is no U-Net to ask.
+        """
+        own = self.representation().layers
+        if layers is not None and own not in (1, layers):
+            raise AttractorError(
+                f"This concept was trained for a U-Net with {own} layers of cross-attention, but {where} has {layers}. "
+                "Load the checkpoint that it was trained on."
+            )
         mine = {key: value.shape[-1] for key, value in self.vectors.items()}
         if mine != widths:
             raise AttractorError(
@@ -88,8 +113,13 @@ def save_concept(concept: Concept, folder: Path, name: str, when_exists: str = "
             )
     keys = {key: _SDXL.get(key, path.stem) for key in concept.vectors} if len(concept.vectors) > 1 else None
     tensors = {keys[k] if keys else path.stem: v.float().contiguous() for k, v in concept.vectors.items()}
-    card = {**concept.run_card, "class_word": concept.class_word, "encoders": _shape_card(concept.vectors)}
-    data = save(tensors, metadata={_METADATA_KEY: json.dumps(card, sort_keys=True)})
+    card = {**concept.run_card, "class_word": concept.class_word, "encoders": _shape_card(concept.vectors),
+            "representation": concept.kind}  # fmt: skip
+    metadata = {_METADATA_KEY: json.dumps(card, sort_keys=True)}
+    if concept.state:
+        state = save({k: v.contiguous() for k, v in concept.state.items()})
+        metadata[_STATE_KEY] = base64.b64encode(state).decode("ascii")
+    data = save(tensors, metadata=metadata)
     write_beside(path, lambda file: file.write_bytes(data))
     return path
 
@@ -118,7 +148,8 @@ def load_concept(path: Path) -> Concept:
         card = {}
     card = card if isinstance(card, dict) else {}
     vectors = _read_vectors(tensors, card, path.name)
-    return Concept(vectors, str(card.get("class_word", "")), card)
+    kind, state = _read_state(metadata, card, path.name)
+    return Concept(vectors, str(card.get("class_word", "")), card, kind, state)
 
 
 def write_beside(path: Path, write: Callable[[Path], object]) -> None:
@@ -165,6 +196,23 @@ def _read_vectors(tensors: dict[str, Tensor], card: dict, name: str) -> Embeddin
             raise AttractorError(f"{name}: its vectors have NaN or infinite values. Train the concept again.")
         vectors[key] = tensor.float()
     return vectors
+
+
+def _read_state(metadata: dict[str, str], card: dict, name: str) -> tuple[str, dict[str, Tensor]]:
+    """Kind and state of the representation; those of Textual Inversion where the file has none."""
+    if _STATE_KEY not in metadata:
+        return "TI", {}
+    kind = card.get("representation")
+    if kind not in REPRESENTATIONS:
+        raise AttractorError(f"{name}: its representation {kind!r} is not known to this version. Update the pack.")
+    try:
+        state = load_bytes(base64.b64decode(metadata[_STATE_KEY], validate=True))
+        restore(kind, state)
+    except (SafetensorError, ValueError, AttractorError) as error:
+        raise AttractorError(f"{name}: {error}. Copy the file again.") from error
+    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        raise AttractorError(f"{name}: its {kind} part has NaN or infinite values. Train the concept again.")
+    return kind, state
 
 
 def _holds(path: Path, concept: Concept) -> bool:

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -19,17 +18,18 @@ from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from .concept import Concept
+from .history import History, has_settled, latest_as_good
 from .model import DiffusionModel, Embedding
-from .objective import draw, fixed_draws, loss
+from .objective import Subject, draw, fixed_draws, loss
 from .photos import SubjectSet
+from .representations import SD15_TABLE_SCALE, build, restore
+from .resume import Progress, RunFolder
+from .run_card import run_card
 from .settings import TrainSettings
 from .views import Views, make_views
 
-SD15_TABLE_SCALE = 0.0139  # standard deviation of SD1.5's token embeddings, to which published rates refer
 _EVALUATIONS = 12  # measurements of the fixed losses in a run
 _FIXED_SAMPLES = 24
-_PLATEAU = 0.01  # the background is explained when its loss falls by less than this part ...
-_PATIENCE = 3  # ... over so many measurements
 
 
 class Watcher(Protocol):
@@ -38,23 +38,6 @@ class Watcher(Protocol):
     def step(self, done: int, total: int, value: float, phase: str) -> None: ...
     def measured(self, history: History) -> None: ...
     def preview(self, done: int, concept: Concept) -> None: ...
-
-
-@dataclass
-class History:
-    """What was measured. losses: (step, value) of every step, background steps counted below zero.
-
-    background, train, held_out: (step, loss) on fixed noise and timesteps. best_step: the one that was kept.
-    stopped: why that one, in words.
-    """
-
-    losses: list[tuple[int, float]] = field(default_factory=list)
-    background: list[tuple[int, float]] = field(default_factory=list)
-    train: list[tuple[int, float]] = field(default_factory=list)
-    held_out: list[tuple[int, float]] = field(default_factory=list)
-    best_step: int = 0
-    background_steps: int = 0
-    stopped: str = ""
 
 
 class Silent:
@@ -77,38 +60,43 @@ def train(
     held_out: SubjectSet | None = None,
     watcher: Watcher | None = None,
     preview_every: int = 0,
+    runs: RunFolder | None = None,
 ) -> tuple[Concept, History]:
     """Learn a concept from the train set.
 
     Uses the masks of the set where it has them. With a held-out set the last step is kept at which the held-out loss
     has not risen for certain above its lowest (see `latest_as_good`).
-    preview_every: steps between two calls of watcher.preview; 0 for none.
+    preview_every: steps between two calls of watcher.preview; 0 for none. runs: keeps the state of an unfinished
+    training, from which the same one goes on with the same numbers as if it had never stopped.
     Raises AttractorError for an unusable set or a loss that is no number, and whatever the watcher raises.
     """
     if not len(subject):
         raise AttractorError("The train set has no photos.")
     started = time.perf_counter()
     with torch.inference_mode(False), deterministic():
-        run = TrainingRun(model, subject, settings, held_out, watcher or Silent())  # encodes before weights are lent
-        with model.training(settings.batch_size, settings.resolution):
+        run = TrainingRun(model, subject, settings, held_out, watcher or Silent(), runs)
+        with model.training(settings.batch_size, settings.resolution):  # photos are encoded before weights are lent
             run.learn_background()
             run.learn_subject(preview_every)
-        vectors = run.best
-    card = _run_card(model, subject, settings, held_out, run.history, time.perf_counter() - started)
-    return Concept(vectors, subject.class_word, card), run.history
+            plain_loss = run.measure_plain()
+    card = run_card(model, subject, settings, held_out, run.history, plain_loss, time.perf_counter() - started)
+    concept = run.concept(card)
+    if runs is not None:
+        runs.finish(card, run.history)
+    return concept, run.history
 
 
 class TrainingRun:
-    """One training run: the vectors, the encoded views and the generator.
+    """One training run: the representation, the background tokens, the encoded views and the generator.
 
-    `learn_background`, then `learn_subject`, both within model.training(); `best` holds the vectors to keep.
+    `learn_background`, then `learn_subject`, both within model.training(); `concept` then gives what is to be kept.
     """
 
     def __init__(
         self, model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, held_out: SubjectSet | None,
-        watcher: Watcher,
+        watcher: Watcher, runs: RunFolder | None = None,
     ):  # fmt: skip
-        self.model, self.settings, self.watcher, self.set = model, settings, watcher, subject
+        self.model, self.settings, self.watcher, self.set, self._runs = model, settings, watcher, subject, runs
         self.history = History()
         self.generator = torch.Generator().manual_seed(settings.seed)
         s = settings
@@ -118,16 +106,35 @@ class TrainingRun:
             if held_out is not None and len(held_out):
                 self.held_out = make_views(model, held_out, s.resolution, 1, 1.0, False, s.seed)
         self.scale = model.table_scale()
-        self.vectors = self._start(subject.class_word, s.vectors)
+        start = self._start(subject.class_word, s.vectors)
+        word = model.words(subject.class_word)
+        self.representation = build(s.representation, start, word, model.layers, s.seed).to(model.device)
+        self.representation.generator = self.generator
+        self.representation.requires_grad_(False)
         self.backgrounds = self._start_backgrounds()
-        self.best = self._copy()
-        self._kept: list[tuple[int, Embedding, Tensor]] = []
+        self._best = self._copy()
+        self._kept: list[tuple[int, dict[str, Tensor], Tensor]] = []
         self.has_background = float((1 - self.views.masks).mean()) > 0.02
+        self._progress = runs.load() if runs else None
+        if self._progress is not None:
+            self._restore(self._progress)
+
+    @property
+    def vectors(self) -> Embedding:
+        """The plain embedding as it is now; the parameters themselves in Textual Inversion."""
+        return self.representation.plain()
 
     @property
     def apart(self) -> bool:
         """The background can be learnt first, by itself: there are tokens for it, and masks that show it."""
         return bool(self.backgrounds) and self.has_background and self.settings.background_steps > 0
+
+    def concept(self, card: dict | None = None) -> Concept:
+        """What is to be kept."""
+        kept = restore(self.representation.kind, self._best)
+        plain = {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in kept.plain().items()}
+        state = {} if kept.kind == "TI" else self._best
+        return Concept(plain, self.set.class_word, card or {}, kept.kind, state)
 
     def learn_background(self) -> None:
         """Train the background tokens on background pixels until their fixed loss no longer falls; freeze them."""
@@ -145,18 +152,18 @@ class TrainingRun:
             self.watcher.measured(self.history)
             return self.has_settled([v for _, v in self.history.background])
 
-        taken = self._optimise(self.backgrounds, limit, "background", after)
-        self.history.background_steps = taken
+        if self._progress is None or self._progress.phase == "background":
+            groups = [{"params": [v], "lr": self.rate_of(key)} for one in self.backgrounds for key, v in one.items()]
+            _require_grad([v for group in groups for v in group["params"]], True)
+            self.history.background_steps = self._optimise(groups, limit, "background", after)
         _require_grad([t for b in self.backgrounds for t in b.values()], False)
 
     def learn_subject(self, preview_every: int) -> None:
-        """Train the subject's vectors; where the background was not learnt first, its tokens beside them."""
-        steps = self.settings.steps
-        together = bool(self.backgrounds) and not self.apart
-        fixed = fixed_draws(self.model, self.views, _FIXED_SAMPLES, self.settings.batch_size, self.settings.seed + 2)
-        held = self.held_out and fixed_draws(
-            self.model, self.held_out, _FIXED_SAMPLES, self.settings.batch_size, self.settings.seed + 3
-        )
+        """Train the representation; where the background was not learnt first, its tokens beside it."""
+        steps, batch, seed = self.settings.steps, self.settings.batch_size, self.settings.seed
+        together = self.backgrounds if self.backgrounds and not self.apart else []
+        fixed = fixed_draws(self.model, self.views, _FIXED_SAMPLES, batch, seed + 2)
+        held = self.held_out and fixed_draws(self.model, self.held_out, _FIXED_SAMPLES, batch, seed + 3)
         every = max(1, steps // _EVALUATIONS)
 
         def after(step: int) -> bool:
@@ -169,65 +176,117 @@ class TrainingRun:
                     self._kept.append((step, self._copy(), values))
                 self.watcher.measured(self.history)
             if preview_every and step % preview_every == 0:
-                concept = Concept(self._copy(), self.set.class_word)
+                self._best = self._copy()
                 with self.model.paused(), torch.no_grad():
-                    self.watcher.preview(step, concept)
+                    self.watcher.preview(step, self.concept())
             return False
 
-        self._optimise([self.vectors, *(self.backgrounds if together else ())], steps, "subject", after)
+        groups = self.representation.groups(self.settings.learning_rate, self.scale)
+        groups += [{"params": [v], "lr": self.rate_of(key)} for one in together for key, v in one.items()]
+        _require_grad([v for group in groups for v in group["params"]], True)
+        self._optimise(groups, steps, "subject", after)
         self._choose(steps)
 
-    def _optimise(
-        self, embeddings: Sequence[Embedding], steps: int, phase: str, after: Callable[[int], bool]
-    ) -> int:
-        """AdamW with warm-up and cosine decay; gives the number of steps taken before `after` said to stop."""
-        _require_grad([value for one in embeddings for value in one.values()], True)
-        groups = [{"params": [value], "lr": self.rate_of(key)} for one in embeddings for key, value in one.items()]
+    def measure_plain(self) -> dict[str, float]:
+        """Fixed losses of what is kept and of its plain embedding, on the held-out photos if there are any.
+
+        Empty for Textual Inversion, which is its own plain embedding.
+        """
+        if self.representation.kind == "TI":
+            return {}
+        self.representation.load_state_dict(self._best)
+        views = self.held_out or self.views
+        fixed = fixed_draws(self.model, views, _FIXED_SAMPLES, self.settings.batch_size, self.settings.seed + 3)
+        own = float(self._measure(views, fixed, (), "subject").mean())
+        plain = float(self._measure(views, fixed, (), "subject", self.representation.plain()).mean())
+        return {"own": own, "plain": plain}
+
+    def _optimise(self, groups: list[dict], steps: int, phase: str, after: Callable[[int], bool]) -> int:
+        """AdamW with warm-up and cosine decay; gives the number of steps taken before `after` said to stop.
+
+        Goes on where the saved progress ends. When something is raised, the last whole step is saved first.
+        """
         optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
         # in half precision small gradients would round to zero on their way through the U-Net
         scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.model.compute_dtype == torch.float16)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _warm_cosine(i, steps))
-        for step in range(1, steps + 1):
-            value = self.step_loss(phase)
-            number = float(value.detach())
-            if not math.isfinite(number):
-                raise AttractorError(
-                    f"The loss became {number} at step {step} of the {phase}. Nothing was kept. Lower learning_rate "
-                    f"(now {self.settings.learning_rate:g}); if it happens at step 1, the MODEL or the photos' "
-                    "latents hold NaN: try the VAE or the model in another precision."
-                )
-            scaler.scale(value).backward()
-            scaler.step(optimiser)
-            scaler.update()
-            optimiser.zero_grad(set_to_none=True)
-            schedule.step()
-            self.history.losses.append((step - steps if phase == "background" else step, number))
-            limit = self.settings.background_steps if self.apart else 0
-            done = step + (limit if phase == "subject" else 0)
-            self.watcher.step(done, limit + self.settings.steps, number, phase)
-            if after(step):
-                return step
+        done, limit = 0, self.settings.background_steps if self.apart else 0
+        if self._progress is not None:
+            done = self._progress.step
+            _continue(self._progress, optimiser, scaler, schedule)
+            self._progress = None
+            if after(done):
+                return done
+        progress = None
+        try:
+            for step in range(done + 1, steps + 1):
+                if phase == "subject":
+                    self.representation.begin(step, steps)
+                value = self.step_loss(phase)
+                number = float(value.detach())
+                if not math.isfinite(number):
+                    raise AttractorError(
+                        f"The loss became {number} at step {step} of the {phase}. Nothing was kept. Lower "
+                        f"learning_rate (now {self.settings.learning_rate:g}); if it happens at step 1, the MODEL or "
+                        "the photos' latents hold NaN: try the VAE or the model in another precision."
+                    )
+                scaler.scale(value).backward()
+                progress = None  # the step is not whole while the optimiser is at it
+                scaler.step(optimiser)
+                scaler.update()
+                optimiser.zero_grad(set_to_none=True)
+                schedule.step()
+                self.history.losses.append((step - steps if phase == "background" else step, number))
+                progress = self._runs and Progress.at(phase, step, self.history, len(self._kept), self.generator)
+                if self._runs and progress and self._runs.is_due():
+                    self._save(progress, optimiser, scaler)
+                ends = after(step)
+                taken = step + (limit if phase == "subject" else 0)
+                self.watcher.step(taken, limit + self.settings.steps, number, phase)
+                if ends:
+                    return step
+        except BaseException as error:
+            if progress and not isinstance(error, AttractorError):
+                self._save(progress, optimiser, scaler)
+            raise
         return steps
 
-    @staticmethod
-    def has_settled(values: list[float]) -> bool:
-        """The best of the last measurements of the background is hardly better than the best before them."""
-        if len(values) <= _PATIENCE + 2:
-            return False
-        before, after = min(values[:-_PATIENCE]), min(values[-_PATIENCE:])
-        return after > before * (1 - _PLATEAU)
+    def _save(self, progress: Progress, optimiser: Any, scaler: Any) -> None:
+        if self._runs is not None:
+            own = {"representation": self.representation.state_dict(), "backgrounds": self.backgrounds}
+            self._runs.save(progress, {**own, "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict()},
+                            self._kept)  # fmt: skip
+
+    def _restore(self, progress: Progress) -> None:
+        """Put the saved state in the place of the start."""
+        self.history = progress.history
+        self.generator.set_state(progress.generator)
+        self.representation.load_state_dict(progress.state["representation"])
+        self._kept = progress.kept
+        with torch.no_grad():
+            for own, saved in zip(self.backgrounds, progress.state["backgrounds"], strict=True):
+                for key, value in own.items():
+                    value.copy_(saved[key])
+
+    def has_settled(self, values: list[float]) -> bool:
+        """Whether the background is explained."""
+        return has_settled(values)
 
     def step_loss(self, phase: str) -> Tensor:
         """The loss of one random batch, a scalar, in the phase "background" or "subject"."""
+        self.representation.train(phase == "subject")
         random = draw(self.model, self.views, self.settings.batch_size, self.generator)
         strength = self.settings.strength
-        return loss(self.model, self.views, random, self.vectors, self.backgrounds, strength, phase).mean()
+        return loss(self.model, self.views, random, self.representation, self.backgrounds, strength, phase).mean()
 
     @torch.no_grad()
-    def _measure(self, views: Views, draws: Sequence, backgrounds: Sequence[Embedding], part: str) -> Tensor:
+    def _measure(
+        self, views: Views, draws: Sequence, backgrounds: Sequence[Embedding], part: str, subject: Subject | None = None
+    ) -> Tensor:
         """Losses of the fixed samples: [N]."""
-        strength = self.settings.strength
-        parts = [loss(self.model, views, d, self.vectors, backgrounds, strength, part) for d in draws]
+        self.representation.eval()
+        subject, strength = subject or self.representation, self.settings.strength
+        parts = [loss(self.model, views, d, subject, backgrounds, strength, part) for d in draws]
         values = torch.cat(parts).cpu()
         if not torch.isfinite(values).all():
             raise AttractorError(
@@ -239,11 +298,11 @@ class TrainingRun:
     def _choose(self, steps: int) -> None:
         """Keep the last step that the held-out photos do not speak against."""
         if not self._kept:
-            self.best, self.history.best_step = self._copy(), steps
+            self._best, self.history.best_step = self._copy(), steps
             self.history.stopped = f"step {steps}: all steps taken (no held-out photos to stop by)"
             return
         chosen = latest_as_good([values for _, _, values in self._kept])
-        self.history.best_step, self.best, _ = self._kept[chosen]
+        self.history.best_step, self._best, _ = self._kept[chosen]
         self.history.stopped = (
             f"step {steps}: all steps taken, the held-out loss had not risen"
             if chosen == len(self._kept) - 1
@@ -275,24 +334,10 @@ class TrainingRun:
         """The learning rate in units of the embedding table of the text encoder `key`."""
         return self.settings.learning_rate * self.scale[key] / SD15_TABLE_SCALE
 
-    def _copy(self) -> Embedding:
-        return {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in self.vectors.items()}
-
-
-def latest_as_good(losses: Sequence[Tensor]) -> int:
-    """Index of the last measurement whose loss is at most one standard error above the lowest.
-
-    losses: one [N] a measurement, on the same N samples with the same noise, so that the standard error is that of
-    the paired differences. The one-standard-error rule of Breiman et al., "Classification and Regression Trees",
-    1984, with the latest in the place of the simplest.
-    """
-    lowest = min(losses, key=lambda values: float(values.mean()))
-    for index in range(len(losses) - 1, -1, -1):
-        difference = losses[index] - lowest
-        error = float(difference.std()) / math.sqrt(max(1, len(difference))) if len(difference) > 1 else 0.0
-        if float(difference.mean()) <= error:
-            return index
-    return 0
+    def _copy(self) -> dict[str, Tensor]:
+        """The representation's numbers as they are now."""
+        state = self.representation.state_dict()
+        return {k: v.detach().to("cpu", copy=True) for k, v in state.items()}
 
 
 @contextmanager
@@ -310,6 +355,15 @@ def deterministic() -> Iterator[None]:
         memory.fill_uninitialized_memory = fill
 
 
+def _continue(progress: Progress, optimiser: Any, scaler: Any, schedule: Any) -> None:
+    """Bring optimiser, scaler and schedule to where they were after the saved step."""
+    optimiser.load_state_dict(progress.state["optimiser"])
+    scaler.load_state_dict(progress.state["scaler"])
+    schedule.last_epoch = progress.step
+    for group, rate, factor in zip(optimiser.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = rate * factor(progress.step)
+
+
 def _require_grad(parameters: Sequence[Tensor], on: bool) -> None:
     for parameter in parameters:
         parameter.requires_grad_(on)
@@ -320,36 +374,3 @@ def _warm_cosine(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _run_card(
-    model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, held_out: SubjectSet | None,
-    history: History, seconds: float,
-) -> dict:  # fmt: skip
-    """How a concept was made: settings, versions, hashes; never a photo or a path."""
-    certificate = subject.certificate
-    return {
-        "format": 1,
-        "representation": "textual inversion",
-        "settings": settings.card(),
-        "base_model": model.identity,
-        "prediction": model.prediction,
-        "train_photos": [p.sha256 for p in subject.photos],
-        "held_out_photos": [p.sha256 for p in held_out.photos] if held_out else [],
-        "masks": "given" if subject.has_masks else "none",
-        "split_certificate": certificate.sha256 if certificate else "",
-        "versions": {"attractor": "0.1.0", "torch": torch.__version__},
-        "seconds": round(seconds, 2),
-        "background_steps": history.background_steps,
-        "best_step": history.best_step,
-        "stopped": history.stopped,
-        "loss": {
-            "background": _rounded(history.background),
-            "train": _rounded(history.train),
-            "held_out": _rounded(history.held_out),
-        },
-    }
-
-
-def _rounded(points: list[tuple[int, float]]) -> list[list[float]]:
-    return [[step, round(value, 6)] for step, value in points]

@@ -19,15 +19,36 @@ Embedding = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Context:
-    """Encoded prompts: tokens [B, T, D], and the pooled output [B, P] of models that have one."""
+    """Encoded prompts: tokens [B, T, D], and the pooled output [B, P] of models that have one.
+
+    Where the U-Net's L layers of cross-attention get different ones, tokens are [B, L, T, D] in the layers' order.
+    values: of the same shape, what the attention's values are made of where that is something else than the keys.
+    """
 
     tokens: Tensor
     pooled: Tensor | None = None
+    values: Tensor | None = None
 
     def select(self, index: Tensor) -> Context:
         """The contexts at these positions [N]."""
-        pooled = None if self.pooled is None else self.pooled[index]
-        return Context(self.tokens[index], pooled)
+        pooled, values = (None if one is None else one[index] for one in (self.pooled, self.values))
+        return Context(self.tokens[index], pooled, values)
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """What keys and values of a layer are made of, [B, T, D] each."""
+        values = self.tokens if self.values is None else self.values
+        return (self.tokens[:, index], values[:, index]) if self.tokens.ndim == 4 else (self.tokens, values)
+
+
+def joined(contexts: Sequence[Context]) -> Context:
+    """Contexts of the same kind, one after the other."""
+
+    def together(parts: list[Tensor | None]) -> Tensor | None:
+        there = [part for part in parts if part is not None]
+        return torch.cat(there) if there else None
+
+    tokens = torch.cat([one.tokens for one in contexts])
+    return Context(tokens, together([c.pooled for c in contexts]), together([c.values for c in contexts]))
 
 
 class DiffusionModel(Protocol):
@@ -36,7 +57,8 @@ class DiffusionModel(Protocol):
     identity: hashes that tell which model it is. widths: text-encoder key to the width D of its embeddings.
     prediction: "eps" or "v", for the run card. timesteps: number of training timesteps.
     device: where latents and vectors of the training live. compute_dtype: in which the U-Net computes.
-    side: of the square pictures that the model was trained on, in pixels.
+    side: of the square pictures that the model was trained on, in pixels. layers: of cross-attention in the U-Net;
+    transformer blocks that follow on one another without a convolution between them count as one.
     """
 
     @property
@@ -53,6 +75,8 @@ class DiffusionModel(Protocol):
     def compute_dtype(self) -> torch.dtype: ...
     @property
     def side(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
 
     @property
     def state_key(self) -> tuple:
@@ -75,10 +99,14 @@ class DiffusionModel(Protocol):
         """Standard deviation of the numbers in each embedding table."""
         ...
 
-    def encode(self, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]]) -> Context:
+    def encode(
+        self, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]],
+        bypass: Sequence[Embedding] | None = None,
+    ) -> Context:  # fmt: skip
         """Encode prompts in which each marker (such as "<subject>") stands for its vectors.
 
-        embedded: for each prompt, marker to vectors. The gradient reaches the vectors.
+        embedded: for each prompt, marker to vectors. bypass: for each prompt, key to what is added [D] to the output
+        at the subject's place, for the attention's values (see contexts.add_bypass). The gradient reaches them all.
         """
         ...
 
@@ -91,7 +119,7 @@ class DiffusionModel(Protocol):
         ...
 
     def denoise(self, noisy: Tensor, sigma: Tensor, context: Context) -> Tensor:
-        """Clean latents [B, C, h, w] that the model sees in clean + sigma * noise."""
+        """Clean latents [B, C, h, w] that the model sees in clean + sigma * noise, under one context or one a layer."""
         ...
 
     def attention(self, noisy: Tensor, sigma: Tensor, prompt: str, largest: int) -> list[LayerAttention]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,14 @@ from torch import Tensor
 
 from ..attractor.loss import weighted_error
 from ..attractor.masks import pixel_weight
-from ..attractor.prompts import BACKGROUND, SUBJECT, templates
+from ..attractor.prompts import BACKGROUND, templates
+from .contexts import encode_words
 from .model import Context, DiffusionModel, Embedding
+from .representations import Words
 from .views import Views
+
+Subject = Embedding | Callable[[Tensor], Words]
+"""What the subject's word stands for: vectors, or a representation, which gives them for timesteps."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def fixed_draws(model: DiffusionModel, views: Views, count: int, batch_size: int
 
 
 def loss(
-    model: DiffusionModel, views: Views, step: Draw, subject: Embedding, backgrounds: Sequence[Embedding],
+    model: DiffusionModel, views: Views, step: Draw, subject: Subject, backgrounds: Sequence[Embedding],
     strength: float, part: str,
 ) -> Tensor:  # fmt: skip
     """Weighted error of each sample of a step: [B].
@@ -76,14 +81,18 @@ def loss(
 
 
 def _context(
-    model: DiffusionModel, step: Draw, photo: Tensor, subject: Embedding, backgrounds: Sequence[Embedding]
+    model: DiffusionModel, step: Draw, photo: Tensor, subject: Subject, backgrounds: Sequence[Embedding]
 ) -> Context:
     """Encode each distinct prompt once and give it to the samples that it belongs to."""
     prompt = templates(bool(backgrounds))[step.template]
+    words = subject(step.timestep) if callable(subject) else Words.same(subject)
+    same_at_all_timesteps = len(next(iter(words.vectors.values()))) == 1
+    if not same_at_all_timesteps:
+        beside = [{BACKGROUND: backgrounds[int(i) % len(backgrounds)]} if backgrounds else {} for i in photo]
+        return encode_words(model.encode, prompt, words, beside)
     if len(backgrounds) <= 1:
-        embedded = [{SUBJECT: subject, **({BACKGROUND: backgrounds[0]} if backgrounds else {})}]
-        which = torch.zeros_like(photo)
+        beside, which = [{BACKGROUND: one} for one in backgrounds] or [{}], torch.zeros_like(photo)
     else:
         used, which = torch.unique(photo, return_inverse=True)
-        embedded = [{SUBJECT: subject, BACKGROUND: backgrounds[int(i)]} for i in used]
-    return model.encode([prompt] * len(embedded), embedded).select(which)
+        beside = [{BACKGROUND: backgrounds[int(i)]} for i in used]
+    return encode_words(model.encode, prompt, words, beside).select(which)

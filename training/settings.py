@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from ..attractor.errors import AttractorError
 
+REPRESENTATIONS = ("TI", "XTI", "NeTI")
 BACKGROUND_SCOPES = ("shared", "per photo", "none")
 
 
@@ -20,6 +21,8 @@ class TrainSettings:
     background_vectors: number of background tokens in a set. background_steps: at most so many steps for the
     background alone, first; it ends earlier when the tokens explain it. zoom: largest random magnification of a view.
     flip: mirror half of the views. views: views of a photo that are encoded. seed: of everything random.
+    representation: vectors (TI), vectors for each layer of the U-Net (XTI), or a network of timestep and layer (NeTI),
+    which has one vector whatever `vectors` says.
     """
 
     steps: int = 400
@@ -35,6 +38,7 @@ class TrainSettings:
     flip: bool = False
     views: int = 8
     seed: int = 0
+    representation: str = "TI"
 
     def __post_init__(self) -> None:
         """Raise AttractorError, naming the input, for a value that cannot be."""
@@ -50,6 +54,8 @@ class TrainSettings:
             raise AttractorError(f"resolution is {self.resolution}: take a multiple of 64, such as 512.")
         if self.background_scope not in BACKGROUND_SCOPES:
             raise AttractorError(f"background_scope is {self.background_scope!r}: one of {BACKGROUND_SCOPES}.")
+        if self.representation not in REPRESENTATIONS:
+            raise AttractorError(f"representation is {self.representation!r}: one of {REPRESENTATIONS}.")
 
     def card(self) -> dict:
         """The fields as a plain dict."""

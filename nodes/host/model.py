@@ -70,6 +70,11 @@ class HostModel:
         return 768 if "h" in self.widths and self.prediction == "v" else 512
 
     @property
+    def layers(self) -> int:
+        """Layers of cross-attention as the host counts them: its transformer_index."""
+        return count_layers(self.patcher)
+
+    @property
     def state_key(self) -> tuple:
         """Weights, with the patches, the CLIP layer and the sampling that nodes have put on top of them.
 
@@ -135,11 +140,19 @@ class HostModel:
         tables = {key: host_text.table(encoder).detach() for key, encoder in host_text.encoders(self.clip).items()}
         return {key: max(float(rows[::16].float().std()), 1e-6) for key, rows in tables.items()}
 
-    def encode(self, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]]) -> Context:
-        """Encode prompts with vectors in them; see DiffusionModel."""
-        context = host_text.encode(self.clip, prompts, embedded)
-        pooled = None if context.pooled is None else context.pooled.to(self.device)
-        return Context(context.tokens.to(self.device), pooled)
+    def encode(
+        self, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]],
+        bypass: Sequence[Embedding] | None = None,
+    ) -> Context:  # fmt: skip
+        """Encode prompts with vectors in them, one chunk of 75 tokens each; see DiffusionModel."""
+        context = host_text.encode(self.clip, prompts, embedded, bypass)
+        if context.tokens.shape[1] > 77:
+            raise AttractorError(
+                "The training prompt with its vectors is longer than the text encoder's 75 tokens: use fewer vectors "
+                "or fewer background vectors."
+            )
+        pooled, values = (None if one is None else one.to(self.device) for one in (context.pooled, context.values))
+        return Context(context.tokens.to(self.device), pooled, values)
 
     def encode_images(self, images: Tensor, seed: int) -> Tensor:
         """Latents in the model's scale, by the host's VAE; its own noise is seeded, the global generator untouched."""
@@ -170,8 +183,10 @@ class HostModel:
             extra["y"] = self._base.encode_adm(
                 device=noisy.device, pooled_output=context.pooled, height=size[0], width=size[1]
             )
+        if context.tokens.ndim == 4:
+            options["patches"] = _per_layer(options.get("patches", {}), context)
         return self._base.apply_model(
-            noisy, sigma, c_crossattn=context.tokens, transformer_options=options, **extra
+            noisy, sigma, c_crossattn=context.layer(0)[0], transformer_options=options, **extra
         )
 
     def attention(self, noisy: Tensor, sigma: Tensor, prompt: str, largest: int) -> list[LayerAttention]:
@@ -209,6 +224,21 @@ def check_model(model: Any) -> None:
             f"This MODEL ({kind}) has no cross-attention to the prompt, so a concept cannot be learnt for it: connect "
             "an SD1.x, SD2.x or SDXL checkpoint."
         )
+
+
+def count_layers(model: Any) -> int:
+    """Number of the U-Net's spatial transformers, each of which has one place in the host's transformer_index."""
+    return sum(hasattr(module, "transformer_blocks") for module in model.model.diffusion_model.modules())
+
+
+def _per_layer(patches: dict, context: Context) -> dict:
+    """A model's patches with one more in front, by which each layer of cross-attention gets its own context."""
+
+    def own_context(n: Tensor, key: Tensor, _value: Tensor, extra: dict) -> tuple[Tensor, Tensor, Tensor]:
+        keys, values = context.layer(extra["transformer_index"])
+        return n, keys.to(key.dtype), values.to(key.dtype)
+
+    return {**patches, "attn2_patch": [own_context, *patches.get("attn2_patch", [])]}
 
 
 def prediction_type(model: Any) -> str:

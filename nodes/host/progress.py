@@ -11,7 +11,7 @@ import comfy.utils
 from PIL import Image
 
 from ...training.concept import Concept
-from ...training.loop import History
+from ...training.history import History
 
 _SECONDS_BETWEEN_TEXTS = 0.25
 
@@ -21,7 +21,7 @@ class HostWatcher:
 
     def __init__(
         self, node_id: str | None, curve: Callable[[History], Image.Image],
-        sample: Callable[[Concept], Image.Image] | None = None,
+        sample: Callable[[int, Concept], Image.Image] | None = None,
     ):  # fmt: skip
         self._node_id, self._curve, self._sample = node_id, curve, sample
         self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
@@ -55,7 +55,7 @@ class HostWatcher:
         """Show a picture of the concept as it is now."""
         if self._sample is not None:
             self._shows_samples = True
-            self._picture = ("JPEG", self._sample(concept), 512)
+            self._picture = ("JPEG", self._sample(done, concept), 512)
 
 
 def _send_text(message: str, node_id: str | None) -> None:

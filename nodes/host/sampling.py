@@ -17,6 +17,7 @@ from ...attractor.errors import AttractorError
 from ...attractor.prompts import SUBJECT, spoken
 from ...metrics.generations import Generated, Generations
 from ...training.concept import Concept
+from .layered import layered
 from .model import model_fingerprint, prediction_type
 from .text import encoders, table, tokenise
 
@@ -47,8 +48,16 @@ def conditioning(clip: Any, prompt: str, concept: Concept | None, class_word: st
             )
         return clip.encode_from_tokens_scheduled(clip.tokenize(spoken(prompt, class_word) if class_word else prompt))
     widths = {key: table(encoder).shape[-1] for key, encoder in encoders(clip).items()}
-    concept.check_widths(widths, "this CLIP")
+    concept.check_fits(widths, None, "this CLIP")
     return clip.encode_from_tokens_scheduled(tokenise(clip, prompt, {SUBJECT: concept.vectors}))
+
+
+def prompted(
+    model: Any, clip: Any, prompt: str, concept: Concept | None, class_word: str = "", truncation: int = 0
+) -> tuple[Any, list]:
+    """MODEL and CONDITIONING of a prompt with a concept of any representation; see layered and conditioning."""
+    plain = conditioning(clip, prompt, concept, class_word)
+    return (model, plain) if concept is None else layered(model, clip, prompt, concept, plain, truncation)
 
 
 def sample_grid(
@@ -66,10 +75,10 @@ def sample_grid(
     images, items = [], []
     size = 1 if any(part in settings.sampler_name for part in _STOCHASTIC) else max(1, batch_size)
     for prompt in prompts:
-        positive = conditioning(clip, prompt, concept, word)
+        patched, positive = prompted(model, clip, prompt, concept, word)
         for start in range(0, len(seeds), size):
             chosen = list(seeds[start : start + size])
-            latents = _sample(model, positive, negative, chosen, settings)
+            latents = _sample(patched, positive, negative, chosen, settings)
             images.append(_decode(vae, latents))
             items += [Generated(prompt, seed, asdict(settings)) for seed in chosen]
             if bar is not None:

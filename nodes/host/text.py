@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from comfy.sd1_clip import gen_empty_tokens
 from torch import Tensor
 
 from ...attractor.errors import AttractorError
+from ...attractor.prompts import SUBJECT
+from ...training.contexts import add_bypass, norm_inputs
 from ...training.model import Context, Embedding
 
 _ENCODER_NAMES = {"l": "clip_l", "g": "clip_g", "h": "clip_h"}
@@ -82,23 +85,57 @@ def _lookup(host_lookup: Any, names: Mapping[str, Embedding], key: str) -> Any:
     return lookup
 
 
-def encode(clip: Any, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]]) -> Context:
-    """Encode prompts of one chunk each in a batch; the gradient reaches the vectors."""
+def encode(
+    clip: Any, prompts: Sequence[str], embedded: Sequence[Mapping[str, Embedding]],
+    bypass: Sequence[Embedding] | None = None,
+) -> Context:  # fmt: skip
+    """Encode prompts of equally many chunks of 75 tokens in one batch; see DiffusionModel.
+
+    Words in brackets weigh more or less, as the host has it. The gradient reaches the vectors and the bypass.
+    """
     tokens = [tokenise(clip, prompt, vectors) for prompt, vectors in zip(prompts, embedded, strict=True)]
     model = clip.cond_stage_model
     model.reset_clip_options()
     if clip.layer_idx is not None:
         model.set_clip_options({"layer": clip.layer_idx})
-    hidden, pooled = {}, {}
+    hidden, pooled, values = {}, {}, {}
     for key, encoder in encoders(clip).items():
-        rows = [[t for t, _ in chunk] for one in tokens for chunk in one[key]]
-        if len(rows) != len(prompts):
-            raise AttractorError(
-                "The training prompt with its vectors is longer than the text encoder's 75 tokens: use fewer vectors "
-                "or fewer background vectors."
-            )
-        hidden[key], pooled[key] = encoder.encode(rows)[:2]
+        chunks = [chunk for one in tokens for chunk in one[key]]
+        norm = encoder.transformer.text_model.final_layer_norm
+        with norm_inputs(norm) as seen:
+            state, output = encoder.encode([[t for t, _ in chunk] for chunk in chunks])[:2]
+        pooled[key] = None if output is None else output.unflatten(0, (len(prompts), -1))[:, 0]
+        hidden[key] = _joined(_weighted(encoder, state, chunks), len(prompts))
+        if bypass is not None:
+            place = torch.tensor([[_is_of(t, one[SUBJECT][key]) for t, _ in chunk]
+                                  for one, by_key in zip(embedded, tokens, strict=True) for chunk in by_key[key]])
+            each = torch.stack([one[key] for one in bypass]).to(state.device)
+            each = each.repeat_interleave(len(chunks) // len(prompts), dim=0)
+            moved = add_bypass(state, seen, norm, place.to(state.device), each)
+            values[key] = _joined(_weighted(encoder, moved, chunks), len(prompts))
     order = [k for k in ("l", "h", "g") if k in hidden]
     length = min(h.shape[1] for h in hidden.values())
-    joined = torch.cat([hidden[k][:, :length] for k in order], dim=-1)
-    return Context(joined, pooled[order[-1]])
+
+    def across(states: dict[str, Tensor]) -> Tensor:
+        return torch.cat([states[k][:, :length] for k in order], dim=-1)
+
+    return Context(across(hidden), pooled[order[-1]], across(values) if values else None)
+
+
+def _joined(state: Tensor, prompts: int) -> Tensor:
+    """[prompts * chunks, T, D] to [prompts, chunks * T, D]."""
+    return state.unflatten(0, (prompts, -1)).flatten(1, 2)
+
+
+def _weighted(encoder: Any, state: Tensor, chunks: list[list[tuple]]) -> Tensor:
+    """Each token's state moved away from that of an empty prompt by its weight, as the host does it."""
+    weights = torch.tensor([[weight for _, weight in chunk] for chunk in chunks], device=state.device)
+    if (weights == 1).all():
+        return state
+    empty = encoder.encode([gen_empty_tokens(encoder.special_tokens, weights.shape[1])])[0]
+    return torch.where((weights == 1)[..., None], state, (state - empty) * weights[..., None] + empty)
+
+
+def _is_of(token: Any, vectors: Tensor) -> bool:
+    """Whether a token is one of these vectors, by where its numbers lie."""
+    return torch.is_tensor(token) and token.data_ptr() in {row.data_ptr() for row in vectors}

@@ -62,7 +62,8 @@ def test_the_nodes_on_the_canvas(server, page, tmp_path):
             const nodes = names.map(n => { const node = LiteGraph.createNode(n); app.graph.add(node); return node; });
             const [train, mask] = ['Train', 'Mask'].map(k => nodes.find(n => n.type === 'Attractor_' + k));
             const prompt = await app.graphToPrompt();
-            return { names, widgets: train.widgets.map(w => w.name), mask: mask.widgets.map(w => w.name), outputs: train.outputs.map(o => o.name),
+            return { names, widgets: train.widgets.map(w => w.name), outputs: train.outputs.map(o => o.name),
+                     mask: mask.widgets.map(w => w.name),
                      queued: Object.values(prompt.output).map(n => n.class_type) };
         }"""
     )

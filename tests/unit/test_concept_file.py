@@ -108,4 +108,4 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
 
 def test_widths_are_compared_in_words():
     with pytest.raises(AttractorError, match=r"width 768 \(l\).*takes 1280 \(g\), 768 \(l\)"):
-        concept().check_widths({"l": 768, "g": 1280}, "this CLIP")
+        concept().check_fits({"l": 768, "g": 1280}, None, "this CLIP")

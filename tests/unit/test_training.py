@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attractor_pack.attractor.errors import AttractorError
-from attractor_pack.training.loop import TrainingRun, latest_as_good
+from attractor_pack.training.history import has_settled, latest_as_good
 from attractor_pack.training.objective import fixed_draws
 from attractor_pack.training.settings import TrainSettings
 from attractor_pack.training.views import Views, _place
@@ -45,9 +45,9 @@ def test_the_last_step_that_is_not_certainly_worse_is_kept():
 
 
 def test_the_background_is_done_when_its_loss_no_longer_falls():
-    assert not TrainingRun.has_settled([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
-    assert TrainingRun.has_settled([1.0, 0.6, 0.5, 0.5, 0.5, 0.498])
-    assert not TrainingRun.has_settled([0.5, 0.5, 0.5])
+    assert not has_settled([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    assert has_settled([1.0, 0.6, 0.5, 0.5, 0.5, 0.498])
+    assert not has_settled([0.5, 0.5, 0.5])
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.5, 1.0])

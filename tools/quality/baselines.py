@@ -17,10 +17,11 @@ from torch import Tensor
 from ...attractor.loss import weighted_error
 from ...attractor.prompts import SUBJECT, templates
 from ...training.concept import Concept
-from ...training.loop import SD15_TABLE_SCALE, deterministic
+from ...training.loop import deterministic
 from ...training.model import DiffusionModel
 from ...training.objective import Draw, draw
 from ...training.photos import SubjectSet
+from ...training.representations import SD15_TABLE_SCALE
 from ...training.views import Views, make_views
 
 

@@ -12,7 +12,8 @@ from ...attractor.loss import weighted_error
 from ...attractor.masks import pixel_weight
 from ...attractor.prompts import BACKGROUND, SUBJECT, templates
 from ...training.concept import Concept
-from ...training.loop import History, Silent, TrainingRun, deterministic
+from ...training.history import History
+from ...training.loop import Silent, TrainingRun, deterministic
 from ...training.model import DiffusionModel, Embedding
 from ...training.objective import draw
 from ...training.photos import SubjectSet
@@ -50,7 +51,7 @@ def train_trial(
         with model.training(settings.batch_size, settings.resolution):
             run.learn_background()
             run.learn_subject(0)
-    return Concept(run.best, subject.class_word), run.history
+    return run.concept(), run.history
 
 
 class _TrialRun(TrainingRun):

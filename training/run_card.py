@@ -1,0 +1,55 @@
+"""How a concept was made: settings, versions, hashes; never a photo or a path."""
+
+from __future__ import annotations
+
+import torch
+
+from .history import History
+from .model import DiffusionModel
+from .photos import SubjectSet
+from .settings import TrainSettings
+
+VERSION = "0.1.0"
+
+
+def run_card(
+    model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, held_out: SubjectSet | None,
+    history: History, plain_loss: dict[str, float], seconds: float,
+) -> dict:  # fmt: skip
+    """The run card of a finished training. plain_loss: fixed losses of the concept and of its plain embedding."""
+    return {
+        "format": 1,
+        **what_is_trained(model, subject, settings, held_out),
+        "seconds": round(seconds, 2),
+        "background_steps": history.background_steps,
+        "best_step": history.best_step,
+        "stopped": history.stopped,
+        "loss": {
+            "background": _rounded(history.background),
+            "train": _rounded(history.train),
+            "held_out": _rounded(history.held_out),
+            **{name: round(value, 6) for name, value in plain_loss.items()},
+        },
+    }
+
+
+def what_is_trained(
+    model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, held_out: SubjectSet | None
+) -> dict:
+    """All that a training follows from."""
+    certificate = subject.certificate
+    return {
+        "representation": settings.representation,
+        "settings": settings.card(),
+        "base_model": model.identity,
+        "prediction": model.prediction,
+        "train_photos": [p.sha256 for p in subject.photos],
+        "held_out_photos": [p.sha256 for p in held_out.photos] if held_out else [],
+        "masks": "given" if subject.has_masks else "none",
+        "split_certificate": certificate.sha256 if certificate else "",
+        "versions": {"attractor": VERSION, "torch": torch.__version__},
+    }
+
+
+def _rounded(points: list[tuple[int, float]]) -> list[list[float]]:
+    return [[step, round(value, 6)] for step, value in points]
