@@ -60,6 +60,10 @@ class _LayeredPrompt:
         self._lengths: dict[Any, int] = {}  # tokens of each condition that is ours, by the host's id of it
         self._looked_up: tuple[Any, Context] | None = None
 
+    def __deepcopy__(self, _memo: dict) -> _LayeredPrompt:
+        """The host copies a MODEL's patches deeply whenever a node clones it; patch and wrapper are to stay one."""
+        return self
+
     def around_sampling(self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor,
                         *args: Any, **kwargs: Any) -> Any:  # fmt: skip
         """The host's sampling, with the contexts of all its steps at hand."""

@@ -28,6 +28,7 @@ from .runs import Job, run_all
 TUNING_SUBJECTS, TUNING_PICTURES = 4, 2
 DEVELOP_SUBJECTS, DEVELOP_SEEDS = 6, 2
 WITH_INTERVAL = ("leak", "leak_share", "subject", "prompt", "gap", "held_out", "diversity")
+TABLES = ("main", "masks", "ablation", "representations")
 BASELINES = ("ti_published", "ti_tuned", "cross_init", "directional", "soft_masks")
 Table = dict[str, list[Measured]]
 
@@ -37,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subjects", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3, help="of training")
+    parser.add_argument("--varied-seeds", type=int, default=None, help="of training where photos vary; as --seeds")
     parser.add_argument("--pictures", type=int, default=4, help="of each prompt")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
-    parser.add_argument("--tables", nargs="+", default=["main", "masks", "ablation"],
-                        choices=["main", "masks", "ablation"])  # fmt: skip
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=TABLES)  # fmt: skip
     parser.add_argument("--methods", nargs="+", default=None, help="only these rows of the main table")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--short", action="store_true", help="two subjects, one seed, three methods, nothing is tuned")
@@ -125,19 +126,22 @@ class _Bench:
         wanted = self.chosen.methods
         methods = [m for m in rows.main_table(self.best) if not wanted or m.name in wanted or m is FLOOR]
         for setting in self.chosen.settings:
+            seeds = self.chosen.varied_seeds if setting == "varied" else None
+            self.bootstrap = Bootstrap(range(self.chosen.subjects), range(seeds or self.chosen.seeds))
             group = cases("test", self.chosen.subjects, (setting,))
-            table = self._measure(group, methods)
+            table = self._measure(group, methods, seeds)
             figures |= self._figures(setting, table)
             self._print(setting, table, methods)
             figures |= self._comparison(setting, table)
             if self.chosen.write:
-                sheet(benchmarks.FOLDER / f"quality_{setting}.jpg", self._jobs(group, methods), methods)
+                sheet(benchmarks.FOLDER / f"quality_{setting}.jpg", self._jobs(group, methods, seeds), methods)
         if self.chosen.write:
             frontier(benchmarks.FOLDER / "quality_frontier.png", figures, self.chosen.settings, methods)
         return figures
 
     def masks(self) -> dict[str, float]:
         """Ours and the mask-weighted loss alone on masks of every quality, same shoot."""
+        self.bootstrap = Bootstrap(range(self.chosen.subjects), range(self.chosen.seeds))
         methods = rows.mask_table(self.best)
         table = self._measure(cases("test", self.chosen.subjects, ("same_shoot",)), [FLOOR, *methods])
         self._print("same shoot, masks", table, methods)
@@ -170,6 +174,20 @@ class _Bench:
                     value, low, high = bootstrap.interval(*pair, of=lambda a, b: a - b)
                     label = f"ablation.{setting}.{method.name}.{measured}_change"
                     figures |= {label: value, f"{label}_low": low, f"{label}_high": high}
+        return figures
+
+    def representations(self) -> dict[str, float]:
+        """TI, XTI and NeTI, each with and without the attractor, same shoot, on the ablation's subjects, one seed."""
+        methods = rows.representation_table(self.best)
+        table = self._measure(cases("develop", DEVELOP_SUBJECTS, ("same_shoot",)), [FLOOR, *methods], 1)
+        bootstrap = self.bootstrap = Bootstrap(range(DEVELOP_SUBJECTS), range(1))
+        self._print("same shoot, representations", table, methods, bootstrap)
+        figures = {f"representations.{k}": v for k, v in self._figures("same_shoot", table).items()}
+        for kind in rows.REPRESENTATIONS:
+            for measured in ("leak", "subject"):
+                pair = [bootstrap.table(table[f"{kind}.{m}"], measured) for m in ("attractor", "plain")]
+                label = f"representations.{kind}.{measured}_difference"
+                figures |= self._named(label, *pair, of=lambda a, b: a - b)
         return figures
 
     def write(self, figures: dict[str, float]) -> None:

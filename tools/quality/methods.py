@@ -12,6 +12,7 @@ from .trials import Trial
 RATES = (2.5e-3, 5e-3, 1e-2)
 STEPS = (200, 400)  # in all, the background's included
 BACKGROUND_SHARE = 1 / 3  # of our steps, at most
+REPRESENTATIONS = {"TI": {}, "XTI": {}, "NeTI": {"longer": 3}}  # NeTI's network starts from nothing
 SPHERE = 4.0  # radians of a turn for one of AdamW's rate: the published .04 for .01
 
 
@@ -86,6 +87,22 @@ def mask_table(best: dict[str, Method]) -> list[Method]:
         for quality in QUALITIES
         for method, word, about in pair
     ]
+
+
+def representation_table(best: dict[str, Method]) -> list[Method]:
+    """Every representation in our loop with and without the attractor, in the same number of steps."""
+    ours = best.get("ours", TUNABLE[-1])
+    total = ours.settings["steps"] + ours.settings["background_steps"]
+    plain = {"background_scope": "none", "strength": 0.0}
+    found = []
+    for kind, change in REPRESENTATIONS.items():
+        steps = round(total * change.get("longer", 1))
+        background = round(steps * BACKGROUND_SHARE)
+        own = {**ours.settings, "representation": kind}
+        with_attractor = {**own, "steps": steps - background, "background_steps": background}
+        found.append(replace(ours, name=f"{kind}.plain", about=kind, settings={**own, **plain, "steps": steps}))
+        found.append(replace(ours, name=f"{kind}.attractor", about=f"{kind} + attractor", settings=with_attractor))
+    return found
 
 
 def ablation_table(best: dict[str, Method]) -> list[Method]:

@@ -179,6 +179,8 @@ def _paint(job: Job, concept: Any) -> Tensor:
     from ...nodes.host.sampling import conditioning
 
     model, clip, vae = _demo()
+    if concept is not None and concept.kind != "TI":
+        return _paint_layered(job, concept)
     how, word = SAMPLER, job.case.word
     encoded = [conditioning(clip, p.text, concept, word)[0][0] for p in job.case.prompts]
     nothing = conditioning(clip, "", None)[0][0]
@@ -192,6 +194,27 @@ def _paint(job: Job, concept: Any) -> Tensor:
         latents = comfy.sample.sample(
             model, noise, how["steps"], how["cfg"], how["sampler_name"], how["scheduler"], positive, negative,
             blank.expand(len(chunk), -1, -1, -1), seed=0, disable_pbar=True,
+        )  # fmt: skip
+        parts.append(vae.decode(latents).movedim(-1, 1).float().clamp(0, 1))
+    return torch.cat(parts)
+
+
+def _paint_layered(job: Job, concept: Any) -> Tensor:
+    """The same, one prompt at a time, for each has a MODEL of its own."""
+    import comfy.sample
+
+    from ...nodes.host.sampling import conditioning, prompted
+
+    model, clip, vae = _demo()
+    how, nothing = SAMPLER, conditioning(clip, "", None)
+    blank = torch.zeros(job.pictures, model.get_model_object("latent_format").latent_channels, 8, 8)
+    noise = torch.cat([comfy.sample.prepare_noise(blank[:1], seed) for seed in range(1, job.pictures + 1)])
+    parts = []
+    for prompt in job.case.prompts:
+        patched, positive = prompted(model, clip, prompt.text, concept, job.case.word)
+        latents = comfy.sample.sample(
+            patched, noise, how["steps"], how["cfg"], how["sampler_name"], how["scheduler"], positive, nothing, blank,
+            seed=0, disable_pbar=True,
         )  # fmt: skip
         parts.append(vae.decode(latents).movedim(-1, 1).float().clamp(0, 1))
     return torch.cat(parts)
