@@ -169,6 +169,16 @@ class NeuralMapper(Representation):
         with torch.no_grad():
             anchors.weight.copy_(self.encoding(*self._grid(torch.arange(0, 1000, 1000 // _ANCHORS))))
 
+    @torch.no_grad()
+    def start_from(self, word: Embedding) -> None:
+        """Let the vectors start about the class word's mean [m, D], by the heads' bias.
+
+        The paper starts anywhere of that norm; from here a third of the steps do (docs/notes.md).
+        """
+        for key, rows in word.items():
+            start = F.normalize(rows.mean(0).float(), dim=0).cpu() * rows.shape[-1] ** 0.5
+            self.heads[key].load_state_dict({"bias": torch.cat([start, torch.zeros_like(start)])}, strict=False)
+
     def encoding(self, timestep: Tensor, layer: Tensor) -> Tensor:
         """Positional encoding [N, 2048] of timesteps [N] and layers [N], of norm 1."""
         angles = torch.stack([timestep, layer], dim=1).float() @ self.directions.T
@@ -223,7 +233,9 @@ def build(kind: str, start: Embedding, word: Embedding, layers: int, seed: int) 
     if kind == "XTI":
         return ExtendedTextualInversion(start, layers)
     norms = {key: rows.norm(dim=-1).mean() for key, rows in word.items()}
-    return NeuralMapper(norms, {key: rows.shape[-1] for key, rows in word.items()}, layers, seed)
+    mapper = NeuralMapper(norms, {key: rows.shape[-1] for key, rows in word.items()}, layers, seed)
+    mapper.start_from(word)
+    return mapper
 
 
 def restore(kind: str, state: Mapping[str, Tensor]) -> Representation:

@@ -124,7 +124,8 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            log.warning("%s cannot be read, the training starts anew: %s", path, str(error).splitlines()[0])
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            log.warning("%s cannot be read, the training starts anew: %s", path, why)
             return None
 
     def finish(self, card: dict, history: History) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -88,7 +89,9 @@ class HostModel:
     @property
     def identity(self) -> dict[str, str]:
         """Hashes over samples of the weights, with the names of the host's classes."""
-        return {
+        patched = {"model_patches": patches_fingerprint(self.patcher),
+                   "clip_patches": patches_fingerprint(self.clip.patcher)}  # fmt: skip
+        return {name: found for name, found in patched.items() if found} | {
             "model": model_fingerprint(self.patcher),
             "clip": f"{type(self.clip.cond_stage_model).__name__} {fingerprint(self.clip.cond_stage_model)}",
             "vae": f"{type(self.vae.first_stage_model).__name__} {fingerprint(self.vae.first_stage_model)}",
@@ -251,6 +254,31 @@ def prediction_type(model: Any) -> str:
 def model_fingerprint(model: Any) -> str:
     """Class of the host's model and a hash over samples of its U-Net's weights."""
     return f"{type(model.model.model_config).__name__} {fingerprint(model.model.diffusion_model)}"
+
+
+def patches_fingerprint(patcher: Any) -> str:
+    """Hash over the weight patches, such as LoRAs, that nodes have put on a model; empty without any."""
+    digest = hashlib.sha256()
+    for name, patches in sorted(patcher.patches.items()):
+        digest.update(name.encode())
+        for strength, patch, strength_model, *_ in patches:
+            digest.update(f"{strength} {strength_model} {type(patch).__name__}".encode())
+            for tensor in _tensors(patch):
+                flat = tensor.detach().flatten()
+                sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+                digest.update(f"{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16] if patcher.patches else ""
+
+
+def _tensors(patch: Any) -> Iterator[Tensor]:
+    """The tensors in a patch: a tensor, a tuple that begins with its kind, or one of the host's weight adapters."""
+    if isinstance(patch, Tensor):
+        yield patch
+    elif isinstance(patch, list | tuple):
+        for part in patch:
+            yield from _tensors(part)
+    elif hasattr(patch, "weights"):
+        yield from _tensors(patch.weights)
 
 
 def _differentiable_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -7,9 +7,11 @@ and writes docs/benchmarks/quality.json, its tables and its pictures. A run that
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from .. import benchmarks
 from . import methods as rows
 from . import tables
+from .baselines import Baseline
 from .cases import SETTINGS, Case, cases
 from .figures import FLOOR_PICTURES, Bootstrap, Measured, mean, measure
 from .masks import QUALITIES
@@ -26,7 +29,7 @@ from .pictures import frontier, sheet
 from .runs import Job, run_all
 
 TUNING_SUBJECTS, TUNING_PICTURES = 4, 2
-DEVELOP_SUBJECTS, DEVELOP_SEEDS = 6, 2
+DEVELOP_SUBJECTS = 6
 WITH_INTERVAL = ("leak", "leak_share", "subject", "prompt", "gap", "held_out", "diversity")
 TABLES = ("main", "masks", "ablation", "representations")
 BASELINES = ("ti_published", "ti_tuned", "cross_init", "directional", "soft_masks")
@@ -39,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--subjects", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3, help="of training")
     parser.add_argument("--varied-seeds", type=int, default=None, help="of training where photos vary; as --seeds")
+    parser.add_argument("--ablation-seeds", type=int, default=2, help="of training in the ablation")
+    parser.add_argument("--ablation-settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--as-recorded", action="store_true", help="take the tuned settings of the last record")
     parser.add_argument("--pictures", type=int, default=4, help="of each prompt")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=TABLES)  # fmt: skip
@@ -52,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.short:
         chosen.subjects, chosen.seeds, chosen.pictures, chosen.settings = 2, 1, 4, ["same_shoot"]
         chosen.tables, chosen.methods = ["main"], ["floor", "ti_tuned", "ours"]
-    best = {} if chosen.short else tune(chosen.workers)
+    best = {} if chosen.short else recorded() if chosen.as_recorded else tune(chosen.workers)
     figures: dict[str, float] = judge_figures(200 if not chosen.short else 40)
     bench = _Bench(chosen, best)
     for name in chosen.tables:
@@ -83,6 +89,17 @@ def judge_figures(count: int) -> dict[str, float]:
     for name, value in figures.items():
         print(f"{name:28s} {value:.3f}")
     return figures
+
+
+def recorded() -> dict[str, Method]:
+    """The tuned methods of the last record."""
+    record = json.loads((benchmarks.FOLDER / "quality.json").read_text(encoding="utf-8"))
+    found = {}
+    for method in TUNABLE:
+        how = record["tuned"][method.name]
+        own = {"baseline": Baseline(**how)} if method.baseline else {"settings": how}
+        found[method.name] = replace(method, **own)
+    return found
 
 
 def tune(workers: int) -> dict[str, Method]:
@@ -159,14 +176,15 @@ class _Bench:
         Where photos vary, only what concerns the background's tokens.
         """
         figures: dict[str, float] = {}
-        bootstrap = Bootstrap(range(DEVELOP_SUBJECTS), range(DEVELOP_SEEDS))
-        for setting in self.chosen.settings:
+        seeds = self.chosen.ablation_seeds
+        bootstrap = Bootstrap(range(DEVELOP_SUBJECTS), range(seeds))
+        for setting in self.chosen.ablation_settings:
             changed = rows.ablation_table(self.best)
             if setting == "varied":
                 changed = [m for m in changed if "background" in m.name or "together" in m.name]
             methods = [self.best.get("ours", TUNABLE[-1]), *changed]
             develop = cases("develop", DEVELOP_SUBJECTS, (setting,))
-            table = self._measure(develop, [FLOOR, *methods], DEVELOP_SEEDS)
+            table = self._measure(develop, [FLOOR, *methods], seeds)
             self._print(f"{setting}, one thing changed at a time", table, methods, bootstrap)
             for method in changed:
                 for measured in ("leak", "subject", "prompt"):
@@ -193,13 +211,17 @@ class _Bench:
     def write(self, figures: dict[str, float]) -> None:
         """The record, and its section of the page."""
         chosen = self.chosen
-        seeds = {"subjects": chosen.subjects, "training": chosen.seeds, "pictures": chosen.pictures}
+        seeds = {"subjects": chosen.subjects, "training": chosen.seeds, "pictures": chosen.pictures,
+                 "training_varied": chosen.varied_seeds or chosen.seeds,
+                 "training_ablation": chosen.ablation_seeds}  # fmt: skip
         tuned: dict[str, Any] = {n: vars(m.baseline) if m.baseline else m.settings for n, m in self.best.items()}
-        text = tables.section(figures, rows.main_table(self.best), chosen.settings, chosen.tables)
+        main = rows.main_table(self.best)
+        text = tables.section(figures, main, chosen.settings, chosen.tables, chosen.ablation_settings, seeds)
         record = benchmarks.write_record("quality", figures, seeds=seeds, tuned=tuned)
         head = (
             f"`make bench-quality` on {record['date']}, {record['machine']}, commit {record['commit']}: "
-            f"{chosen.subjects} subjects x {chosen.seeds} training seeds, 20 prompts x {chosen.pictures} pictures, "
+            f"{chosen.subjects} subjects x {chosen.seeds} training seeds ({seeds['training_varied']} where photos "
+            f"vary), 20 prompts x {chosen.pictures} pictures, "
         )
         benchmarks.write_section("quality", "Quality: leak, subject and prompt where the truth is known", head + text)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .masks import QUALITIES
-from .methods import Method
+from .methods import REPRESENTATIONS, Method
 
 Figures = Mapping[str, float]
 TITLES = {"same_shoot": "Same shoot: all training photos share background and light",
@@ -24,9 +24,13 @@ ABOUT = (
     "masks get the same, by our saliency back end."
 )
 ABOUT_CHANGES = (
-    "Change against ours, on six subjects of a group of their own with two seeds; an interval that excludes zero "
+    "Change against ours, on six subjects of a group of their own, {seeds}; an interval that excludes zero "
     "is a change that is there. Background tokens per shoot are the shared ones where all photos are one shoot, "
     "and those per photo where none share."
+)
+ABOUT_REPRESENTATIONS = (
+    "Each in our loop without masks and tokens, and with both, in the same number of steps, NeTI in three times as "
+    "many, for it has a network to learn. Six subjects of the ablation's group, one seed."
 )
 _COLUMNS = (("leak", "leak"), ("leak.full", "spelt out"), ("leak.partial", "half named"), ("leak.bare", "not named"),
             ("leak_share", "share"), ("subject", "subject"), ("held_out", "held-out"), ("prompt", "prompt"),
@@ -34,7 +38,10 @@ _COLUMNS = (("leak", "leak"), ("leak.full", "spelt out"), ("leak.partial", "half
 _WITH_INTERVAL = ("leak", "subject", "prompt", "gap")
 
 
-def section(figures: Figures, methods: Sequence[Method], settings: Sequence[str], tables: Sequence[str]) -> str:
+def section(
+    figures: Figures, methods: Sequence[Method], settings: Sequence[str], tables: Sequence[str],
+    ablated: Sequence[str], seeds: Mapping[str, int],
+) -> str:  # fmt: skip
     """Everything below the heading."""
     text = [ABOUT]
     for setting in settings:
@@ -44,10 +51,25 @@ def section(figures: Figures, methods: Sequence[Method], settings: Sequence[str]
     if "masks" in tables:
         text += ["### What background tokens add to a mask, same shoot", mask_table(figures)]
     if "ablation" in tables:
-        for setting in settings:
-            text += [f"### One thing changed at a time, {setting.replace('_', ' ')}", ABOUT_CHANGES,
+        count = seeds["training_ablation"]
+        about = ABOUT_CHANGES.format(seeds="one seed" if count == 1 else f"{count} seeds")
+        for setting in ablated:
+            text += [f"### One thing changed at a time, {setting.replace('_', ' ')}", about,
                      ablation_table(figures, setting)]  # fmt: skip
+    if "representations" in tables:
+        text += ["### Representations, same shoot", ABOUT_REPRESENTATIONS, representation_table(figures)]
     return "\n\n".join(part for part in text if part)
+
+
+def representation_table(figures: Figures) -> str:
+    """Leak, subject and prompt of every representation, plain and with the attractor."""
+    lines = ["| representation | leak | subject | prompt | seconds |", "|---|---|---|---|---|"]
+    for kind in REPRESENTATIONS:
+        for word, about in (("plain", kind), ("attractor", f"{kind} + attractor")):
+            label = f"representations.same_shoot.{kind}.{word}"
+            cells = [_interval(figures, f"{label}.{measured}") for measured in ("leak", "subject", "prompt")]
+            lines.append(f"| {about} | " + " | ".join(cells) + f" | {figures[f'{label}.seconds']:.0f} |")
+    return "\n".join(lines)
 
 
 def main_table(figures: Figures, setting: str, methods: Sequence[Method]) -> str:
