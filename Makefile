@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -P -m attractor_pack
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-full bench-quality bench-masks lint checkpoints clean
+.PHONY: demo test test-fast test-full bench-quality bench-masks bench-speed lint checkpoints clean
 
 demo: $(STAMP)
 	$(RUN).tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WORD),--word "$(WORD)")
@@ -23,6 +23,9 @@ bench-quality: $(STAMP)
 
 bench-masks: $(STAMP)
 	$(RUN).tools.masks --write $(ARGS)
+
+bench-speed: $(STAMP)
+	$(RUN).tools.speed --write $(ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

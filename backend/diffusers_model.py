@@ -33,7 +33,8 @@ class DiffusersModel:
         self.widths = {key: _table(encoder).shape[-1] for key, (_, encoder) in self._encoders.items()}
         self.timesteps = len(self._alphas)
         self.prediction = {"epsilon": "eps", "v_prediction": "v"}.get(pipeline.scheduler.config.prediction_type, "eps")
-        self._size = 512
+        self._size, self._saves_memory = 512, False
+        self._processors: dict[str, Any] = {}
 
     @property
     def device(self) -> torch.device:
@@ -58,6 +59,7 @@ class DiffusersModel:
         self._size = resolution
         modules = [self.pipeline.unet, self.pipeline.vae, *(e for _, e in self._encoders.values())]
         flags = [(p, p.requires_grad) for m in modules for p in m.parameters()]
+        self._processors = self.pipeline.unet.attn_processors
         try:
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
@@ -66,6 +68,18 @@ class DiffusersModel:
         finally:
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+            if self._saves_memory:
+                self.pipeline.unet.disable_gradient_checkpointing()
+                self.pipeline.unet.set_attn_processor(dict(self._processors))
+            self._saves_memory = False
+
+    def save_memory(self) -> bool:
+        """Gradient checkpointing of the U-Net from here on, until the end of the training."""
+        if self._saves_memory:
+            return False
+        self.pipeline.unet.enable_gradient_checkpointing()
+        self._saves_memory = True
+        return True
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -142,7 +156,10 @@ class DiffusersModel:
             sizes = torch.tensor([[*size, 0, 0, *size]], device=noisy.device)
             ids = sizes.expand(len(noisy), -1).to(unet.dtype)
             extra["added_cond_kwargs"] = {"text_embeds": context.pooled.to(unet.dtype), "time_ids": ids}
-        with _per_layer(unet, context):
+        if self._saves_memory:
+            unet.set_attn_processor(dict(self._processors))
+        stays = self._saves_memory and torch.is_grad_enabled()  # backward runs the layers again
+        with _per_layer(unet, context, stays):
             tokens = context.layer(0)[0].to(unet.dtype)
             output = unet(scaled, timestep, encoder_hidden_states=tokens, **extra).sample.float()
         if self.prediction == "v":
@@ -312,8 +329,11 @@ class _OwnContext(AttnProcessor2_0):
 
 
 @contextmanager
-def _per_layer(unet: Any, context: Context) -> Iterator[None]:
-    """Let each layer of cross-attention see its own context, where it has layers, until the end of the block."""
+def _per_layer(unet: Any, context: Context, stays: bool = False) -> Iterator[None]:
+    """Let each layer of cross-attention see its own context, where it has layers, until the end of the block.
+
+    stays: afterwards too; whoever asks for it puts the processors back.
+    """
     if context.tokens.ndim == 3:
         yield
         return
@@ -328,7 +348,8 @@ def _per_layer(unet: Any, context: Context) -> Iterator[None]:
         unet.set_attn_processor({name: processor(name) for name in before})
         yield
     finally:
-        unet.set_attn_processor(before)
+        if not stays:
+            unet.set_attn_processor(before)
 
 
 def _layer_names(unet: Any) -> list[str]:

@@ -107,6 +107,11 @@ class Train(io.ComfyNode):
                     "the U-Net. NeTI: a network of timestep and layer. The last two need Attractor's Concept Prompt; "
                     "other programs read their plain embedding.",
                 ),
+                io.Boolean.Input(
+                    "checkpointing", default=_DEFAULT.checkpointing, optional=True,
+                    tooltip="Gradient checkpointing: less memory, about a third more time. Where memory runs out it is "
+                    "switched on by itself.",
+                ),
             ],
             outputs=[
                 ConceptType.Output("concept", display_name="concept"),

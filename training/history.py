@@ -17,7 +17,7 @@ class History:
     """What was measured. losses: (step, value) of every step, background steps counted below zero.
 
     background, train, held_out: (step, loss) on fixed noise and timesteps. best_step: the one that was kept.
-    stopped: why that one, in words.
+    stopped: why that one, in words. notes: what happened on the way that a user should know.
     """
 
     losses: list[tuple[int, float]] = field(default_factory=list)
@@ -27,6 +27,7 @@ class History:
     best_step: int = 0
     background_steps: int = 0
     stopped: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 def has_settled(values: Sequence[float]) -> bool:

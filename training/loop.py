@@ -6,6 +6,8 @@ stopping rules and the prompts are this project's own (docs/notes.md has the tri
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +22,7 @@ from ..attractor.errors import AttractorError
 from .concept import Concept
 from .history import History, has_settled, latest_as_good
 from .model import DiffusionModel, Embedding
-from .objective import Subject, draw, fixed_draws, loss
+from .objective import Draw, Subject, draw, fixed_draws, loss
 from .photos import SubjectSet
 from .representations import SD15_TABLE_SCALE, build, restore
 from .resume import Progress, RunFolder
@@ -30,6 +32,8 @@ from .views import Views, make_views
 
 _EVALUATIONS = 12  # measurements of the fixed losses in a run
 _FIXED_SAMPLES = 24
+
+log = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
@@ -73,12 +77,18 @@ def train(
     if not len(subject):
         raise AttractorError("The train set has no photos.")
     started = time.perf_counter()
-    with torch.inference_mode(False), deterministic():
-        run = TrainingRun(model, subject, settings, held_out, watcher or Silent(), runs)
-        with model.training(settings.batch_size, settings.resolution):  # photos are encoded before weights are lent
-            run.learn_background()
-            run.learn_subject(preview_every)
-            plain_loss = run.measure_plain()
+    try:
+        with torch.inference_mode(False), deterministic():
+            run = TrainingRun(model, subject, settings, held_out, watcher or Silent(), runs)
+            with model.training(settings.batch_size, settings.resolution):  # photos are encoded before weights are lent
+                if settings.checkpointing:
+                    model.save_memory()
+                run.learn_background()
+                run.learn_subject(preview_every)
+                plain_loss = run.measure_plain()
+    finally:
+        if runs is not None:
+            runs.close()
     card = run_card(model, subject, settings, held_out, run.history, plain_loss, time.perf_counter() - started)
     concept = run.concept(card)
     if runs is not None:
@@ -118,6 +128,7 @@ class TrainingRun:
         self._progress = runs.load() if runs else None
         if self._progress is not None:
             self._restore(self._progress)
+        self._parts = 1
 
     @property
     def vectors(self) -> Embedding:
@@ -222,15 +233,13 @@ class TrainingRun:
             for step in range(done + 1, steps + 1):
                 if phase == "subject":
                     self.representation.begin(step, steps)
-                value = self.step_loss(phase)
-                number = float(value.detach())
+                number = self._gradients(phase, scaler)
                 if not math.isfinite(number):
                     raise AttractorError(
                         f"The loss became {number} at step {step} of the {phase}. Nothing was kept. Lower "
                         f"learning_rate (now {self.settings.learning_rate:g}); if it happens at step 1, the MODEL or "
                         "the photos' latents hold NaN: try the VAE or the model in another precision."
                     )
-                scaler.scale(value).backward()
                 progress = None  # the step is not whole while the optimiser is at it
                 scaler.step(optimiser)
                 scaler.update()
@@ -272,12 +281,49 @@ class TrainingRun:
         """Whether the background is explained."""
         return has_settled(values)
 
-    def step_loss(self, phase: str) -> Tensor:
-        """The loss of one random batch, a scalar, in the phase "background" or "subject"."""
+    def _gradients(self, phase: str, scaler: Any) -> float:
+        """Add up the gradients of one random batch; its loss.
+
+        When memory runs out, the same batch is done again with less: first activations are computed anew in backward
+        in the place of being kept, then the batch goes through in two halves. A third time the error is raised.
+        """
         self.representation.train(phase == "subject")
-        random = draw(self.model, self.views, self.settings.batch_size, self.generator)
+        before = self.generator.get_state()
+        while True:
+            random = draw(self.model, self.views, self.settings.batch_size, self.generator)
+            try:
+                total = 0.0
+                for part in random.split(self._parts):
+                    value = self.step_losses(phase, part).sum() / len(random.index)
+                    total += float(value.detach())
+                    if math.isfinite(total):
+                        scaler.scale(value).backward()
+                return total
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not self._make_room():
+                    raise
+            gc.collect()  # what the failed step held
+            self.generator.set_state(before)
+            for parameter in (*self.representation.parameters(), *(v for b in self.backgrounds for v in b.values())):
+                parameter.grad = None
+
+    def _make_room(self) -> bool:
+        """Take the next measure against running out of memory; False when there is none left."""
+        if self.model.save_memory():
+            note = "memory ran out: from here on activations are computed anew in backward, which takes longer"
+        elif self._parts == 1 and self.settings.batch_size > 1:
+            self._parts = 2
+            note = "memory ran out again: from here on each batch goes through in two halves, with the same gradient"
+        else:
+            return False
+        log.warning("Training: %s.", note)
+        self.history.notes.append(f"step {len(self.history.losses) + 1}: {note}")
+        return True
+
+    def step_losses(self, phase: str, random: Draw) -> Tensor:
+        """The losses [B] of the samples of a step, in the phase "background" or "subject"."""
         strength = self.settings.strength
-        return loss(self.model, self.views, random, self.representation, self.backgrounds, strength, phase).mean()
+        return loss(self.model, self.views, random, self.representation, self.backgrounds, strength, phase)
 
     @torch.no_grad()
     def _measure(
@@ -362,6 +408,13 @@ def _continue(progress: Progress, optimiser: Any, scaler: Any, schedule: Any) ->
     schedule.last_epoch = progress.step
     for group, rate, factor in zip(optimiser.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
         group["lr"] = rate * factor(progress.step)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or on a CPU the machine, has no memory left."""
+    # the second is what oneDNN says when it finds no room for a convolution's scratchpad
+    words = ("can't allocate memory", "could not create a primitive")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _require_grad(parameters: Sequence[Tensor], on: bool) -> None:

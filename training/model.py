@@ -87,6 +87,10 @@ class DiffusionModel(Protocol):
         """Load the models and let gradients reach embeddings; puts everything back as it was."""
         ...
 
+    def save_memory(self) -> bool:
+        """Within training: compute activations anew in backward, where that is not done yet; whether it was changed."""
+        ...
+
     def paused(self) -> AbstractContextManager[None]:
         """Within training: put the models back for a while, so that a preview can be painted with them."""
         ...

@@ -29,6 +29,11 @@ class Draw:
     noise: Tensor
     template: int
 
+    def split(self, parts: int) -> list[Draw]:
+        """The same samples in so many parts."""
+        cut = zip(self.index.chunk(parts), self.timestep.chunk(parts), self.noise.chunk(parts), strict=True)
+        return [Draw(index, timestep, noise, self.template) for index, timestep, noise in cut]
+
 
 def draw(model: DiffusionModel, views: Views, batch_size: int, generator: torch.Generator) -> Draw:
     """Draw a step from a CPU generator, so that every device gets the same numbers."""

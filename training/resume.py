@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from .concept import write_beside
+from .events import Events
 from .history import History
 from .model import DiffusionModel
 from .photos import SubjectSet
@@ -68,14 +69,16 @@ class Progress:
 class RunFolder:
     """A run's folder, made when there is something to write.
 
-    Holds config.json (all that the training follows from, then the run card), curve.csv, and state.pt until the
-    training is finished. A state that cannot be written is reported in the log and does not stop the training.
+    Holds config.json (all that the training follows from, then the run card), curve.csv, TensorBoard's events where
+    tensorboard is installed, and state.pt until the training is finished. What cannot be written is reported in the log
+    and does not stop the training.
     """
 
     def __init__(self, path: Path, what: dict, seconds: float = _SECONDS):
         self.path, self._what, self._seconds = path, what, seconds
         self._last = time.monotonic()
         self._warned = False
+        self._events = Events(path)
 
     @classmethod
     def of(
@@ -108,6 +111,7 @@ class RunFolder:
                 self._write_json(self._what)
             write_beside(self.path / _STATE, lambda path: path.write_bytes(data.getbuffer()))
             self._write_curve(progress.as_it_was())
+            self._events.add(progress.as_it_was())
         except AttractorError as error:
             if not self._warned:
                 log.warning("The training goes on, but cannot be resumed if it is stopped: %s", error)
@@ -119,8 +123,11 @@ class RunFolder:
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             history = History(**saved["history"])
-            return Progress(saved["phase"], saved["step"], history, saved["generator"], {},
-                            [tuple(one) for one in saved["kept"]], saved["state"])  # fmt: skip
+            self._events.skip(history)
+            found = Progress(saved["phase"], saved["step"], history, saved["generator"], {},
+                             [tuple(one) for one in saved["kept"]], saved["state"])  # fmt: skip
+            log.info("Going on after step %d of the %s, which was saved in %s", found.step, found.phase, self.path)
+            return found
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
@@ -133,6 +140,7 @@ class RunFolder:
         try:
             self._write_json({**self._what, **card})
             self._write_curve(history)
+            self._events.add(history)
             (self.path / _STATE).unlink(missing_ok=True)
         except (AttractorError, OSError) as error:
             log.warning("The run's folder cannot be written: %s", error)
@@ -143,6 +151,10 @@ class RunFolder:
             write_beside(self.path / name, lambda path: picture.save(path, "PNG"))
         except AttractorError as error:
             log.warning("A picture of the run is not kept: %s", error)
+
+    def close(self) -> None:
+        """Nothing more comes, whether it is finished or not."""
+        self._events.close()
 
     def _write_json(self, data: dict) -> None:
         text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)

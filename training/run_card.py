@@ -24,6 +24,7 @@ def run_card(
         "background_steps": history.background_steps,
         "best_step": history.best_step,
         "stopped": history.stopped,
+        "notes": history.notes,
         "loss": {
             "background": _rounded(history.background),
             "train": _rounded(history.train),

@@ -22,7 +22,8 @@ class TrainSettings:
     background alone, first; it ends earlier when the tokens explain it. zoom: largest random magnification of a view.
     flip: mirror half of the views. views: views of a photo that are encoded. seed: of everything random.
     representation: vectors (TI), vectors for each layer of the U-Net (XTI), or a network of timestep and layer (NeTI),
-    which has one vector whatever `vectors` says.
+    which has one vector whatever `vectors` says. checkpointing: compute the U-Net's activations anew in backward, which
+    takes less memory and more time; where memory runs out that is done anyway.
     """
 
     steps: int = 400
@@ -39,6 +40,7 @@ class TrainSettings:
     views: int = 8
     seed: int = 0
     representation: str = "TI"
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         """Raise AttractorError, naming the input, for a value that cannot be."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @contextmanager
@@ -72,6 +73,40 @@ def _alias(tensor: Tensor) -> Tensor:
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
     return nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias
+
+
+@contextmanager
+def checkpointed(unet: nn.Module) -> Iterator[None]:
+    """Residual blocks and spatial transformers keep their inputs only, and compute the rest anew in backward.
+
+    Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174. The host's options change from layer
+    to layer while a forward runs, so each block keeps a copy of them.
+    """
+    blocks = [m for m in unet.modules() if hasattr(m, "transformer_blocks") or hasattr(m, "emb_layers")]
+    before = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = _Anew(block.forward)
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            block.__dict__.pop("forward", None)
+            if forward is not None:
+                block.forward = forward
+
+
+class _Anew:
+    """A forward that is run again in backward."""
+
+    def __init__(self, forward: Any):
+        self._forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self._forward(*args, **kwargs)
+        args = tuple(dict(one) if isinstance(one, dict) else one for one in args)
+        kwargs = {name: dict(one) if isinstance(one, dict) else one for name, one in kwargs.items()}
+        return checkpoint(self._forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ...attractor.attention import Gatherer, LayerAttention
 from ...attractor.errors import AttractorError
 from ...training.model import Context, Embedding, fingerprint
 from . import text as host_text
-from .borrow import differentiable_linears, frozen, norms_keep_their_input, ordinary_weights
+from .borrow import checkpointed, differentiable_linears, frozen, norms_keep_their_input, ordinary_weights
 
 
 class HostModel:
@@ -31,7 +31,7 @@ class HostModel:
         self._sampling = model.get_model_object("model_sampling")  # with what a node may have put in its place
         self.timesteps = len(self._sampling.sigmas)
         self.prediction = prediction_type(model)
-        self._size, self._batch_size = 512, 1
+        self._size, self._batch_size, self._saves_memory = 512, 1, False
         self._borrowed = ExitStack()
 
     def _check_fit(self) -> None:
@@ -107,6 +107,16 @@ class HostModel:
                 yield
             finally:
                 self._borrowed.close()
+                self._saves_memory = False
+
+    def save_memory(self) -> bool:
+        """Checkpoint the U-Net's blocks from here on, until the end of the training."""
+        if self._saves_memory:
+            return False
+        self._saves_memory = True
+        self._borrowed.enter_context(checkpointed(self._base.diffusion_model))
+        comfy.model_management.soft_empty_cache()
+        return True
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -125,6 +135,8 @@ class HostModel:
         for lend in (ordinary_weights, frozen, norms_keep_their_input, differentiable_linears):
             self._borrowed.enter_context(lend(unet, encoder))
         self._borrowed.enter_context(ordinary_weights(self._sampling))
+        if self._saves_memory:
+            self._borrowed.enter_context(checkpointed(unet))
 
     def words(self, text: str) -> Embedding:
         """Rows of the embedding tables for a text. Raises AttractorError when the tokenizer makes nothing of it."""

@@ -102,8 +102,19 @@ def test_stopped_at_any_moment(model, photos, settings, tmp_path):
     assert not (runs.path / "state.pt").exists()
     kept = json.loads((runs.path / "config.json").read_text(encoding="utf-8"))
     assert kept["best_step"] == history.best_step and "seconds" in kept
+    assert events(runs.path, "loss/step") == history.losses
+    assert events(runs.path, "loss/held_out") == history.held_out
     lines = (runs.path / "curve.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(history.losses) + 1 and lines[0] == "step,loss,background,train,held_out"
+
+
+def events(folder, name):
+    """What TensorBoard would show."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(folder))
+    reader.Reload()
+    return [(e.step, pytest.approx(e.value, rel=1e-6)) for e in sorted(reader.Scalars(name), key=lambda e: e.step)]
 
 
 def test_states_are_written_on_the_way(model, photos, tmp_path):
@@ -117,7 +128,8 @@ def test_states_are_written_on_the_way(model, photos, tmp_path):
                 os.link(runs.path / "state.pt", tmp_path / "state.pt")
 
     whole, _ = train(model, photos[0], SHORT, photos[1], Look(), 0, runs)
-    assert all(names == ["config.json", "curve.csv", "state.pt"] for names in seen)
+    ours = [[n for n in names if not n.startswith("events.")] for names in seen]
+    assert all(names == ["config.json", "curve.csv", "state.pt"] for names in ours)
     os.rename(tmp_path / "state.pt", runs.path / "state.pt")  # what a kill at step 15 would have left
     watcher = StopAt()
     found, _ = train(model, photos[0], SHORT, photos[1], watcher, 0, folder(tmp_path, model, photos, SHORT))
@@ -227,7 +239,8 @@ def test_a_killed_server_goes_on_where_it_was(own_server):
         assert torch.isfinite(file.get_tensor("killed")).all()
     runs = own_server.base / "output" / "attractor" / "runs"
     (kept,) = runs.iterdir()  # previews are no part of what a training follows from
-    assert {p.name for p in kept.iterdir()} == {"config.json", "curve.csv", "curve.png"}
+    names = {p.name for p in kept.iterdir() if not p.name.startswith("events.")}
+    assert names == {"config.json", "curve.csv", "curve.png"}
 
 
 class _Progress:

@@ -42,8 +42,9 @@ def frontier(path: Path, figures: dict[str, float], settings: Sequence[str], met
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)
     axes[0][0].set_ylabel("subject fidelity (share of factors right)")
-    axes[0][-1].legend(loc="lower right", fontsize=8, framealpha=0.95)
-    shown.tight_layout()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    shown.legend(handles, labels, loc="lower center", ncol=4, fontsize=8, frameon=False)
+    shown.tight_layout(rect=(0, 0.1, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     shown.savefig(path, dpi=110)
     plt.close(shown)

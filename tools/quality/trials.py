@@ -15,7 +15,7 @@ from ...training.concept import Concept
 from ...training.history import History
 from ...training.loop import Silent, TrainingRun, deterministic
 from ...training.model import DiffusionModel, Embedding
-from ...training.objective import draw
+from ...training.objective import Draw
 from ...training.photos import SubjectSet
 from ...training.settings import TrainSettings
 
@@ -71,13 +71,13 @@ class _TrialRun(TrainingRun):
         """The product's rule, unless the trial takes all steps."""
         return self.trial.first_phase == "settles" and super().has_settled(values)
 
-    def step_loss(self, phase: str) -> Tensor:
+    def step_losses(self, phase: str, random: Draw) -> Tensor:
         """The product's loss with the trial's change."""
         if self.trial.norm and phase == "subject":
             with torch.no_grad():
                 for key, vector in self.vectors.items():
                     vector.mul_(self.lengths[key] / vector.norm(dim=-1, keepdim=True))
-        value = self._routed() if self.trial.routing else super().step_loss(phase)
+        value = self._routed(random) if self.trial.routing else super().step_losses(phase, random)
         if self.trial.contrast and phase == "subject":
             value = value + self.trial.contrast * self._contrast()
         return value
@@ -89,8 +89,7 @@ class _TrialRun(TrainingRun):
         logits = torch.cat([(subject @ word)[:, None], subject @ others.T], dim=1) / 0.1
         return F.cross_entropy(logits, torch.zeros(len(subject), dtype=torch.long, device=subject.device))
 
-    def _routed(self) -> Tensor:
-        step = draw(self.model, self.views, self.settings.batch_size, self.generator)
+    def _routed(self, step: Draw) -> Tensor:
         latents, masks = self.views.latents[step.index], self.views.masks[step.index]
         part = torch.arange(len(step.index), device=masks.device) % 2
         shared = self.backgrounds[0]
@@ -106,4 +105,4 @@ class _TrialRun(TrainingRun):
         denoised = self.model.denoise(latents + sigma.view(-1, 1, 1, 1) * step.noise, sigma, context)
         own = pixel_weight(masks, self.settings.strength)
         weight = torch.where(part.view(-1, 1, 1, 1) == 0, own, 1 - masks)
-        return weighted_error(denoised, latents, self.model.output_scale(sigma), weight).mean()
+        return weighted_error(denoised, latents, self.model.output_scale(sigma), weight)

@@ -1,0 +1,112 @@
+"""Training with little memory: checkpointing gives the same gradient, and takes over where memory really runs out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from attractor_pack.training import demo_assets
+from attractor_pack.training.loop import Silent, train
+from attractor_pack.training.settings import TrainSettings
+
+pytestmark = pytest.mark.host
+
+SHORT = TrainSettings(steps=3, background_steps=2, vectors=2, views=1, resolution=64, batch_size=4)
+
+
+@pytest.fixture(scope="module", params=["host", "diffusers"])
+def model(comfy, request):
+    from attractor_pack.backend.diffusers_model import load
+    from attractor_pack.nodes.host import demo
+    from attractor_pack.nodes.host.model import HostModel
+
+    if request.param == "diffusers":
+        return load("demo")
+    with torch.inference_mode():
+        return HostModel(*demo.load())
+
+
+@pytest.mark.parametrize("kind", ["TI", "XTI", "NeTI"])
+def test_checkpointing_learns_the_same(model, kind):
+    """Also where every layer has a context of its own, which the host tells apart by a count that goes on."""
+    settings = replace(SHORT, representation=kind, steps=3 if kind == "TI" else 6, learning_rate=2e-2)
+    photos = demo_assets.subject()
+    found = [train(model, photos, replace(settings, checkpointing=on))[0] for on in (False, True)]
+    start = train(model, photos, replace(settings, steps=1, background_steps=1, learning_rate=1e-7))[0]
+    plain, anew, before = ((one.state or one.vectors) for one in (*found, start))
+    moved = max(float((plain[k].float() - before[k].float()).abs().max()) for k in plain)
+    apart = max(float((plain[k].float() - anew[k].float()).abs().max()) for k in plain)
+    assert apart < 0.02 * moved, (apart, moved)
+
+
+def test_a_preview_between_keeps_it_on(model):
+    """The models go back to the host and are lent again, and the U-Net's forwards are its own in between."""
+    unet = getattr(model, "pipeline", None) and model.pipeline.unet or model.patcher.model.diffusion_model
+    seen = []
+
+    class Look(Silent):
+        def step(self, done, total, value, phase):
+            seen.append(("training", _changed(unet)))
+
+        def preview(self, done, concept):
+            seen.append(("preview", _changed(unet)))
+
+    train(model, demo_assets.subject(), replace(SHORT, checkpointing=True), None, Look(), preview_every=1)
+    assert _changed(unet) == 0
+    if hasattr(model, "patcher"):
+        assert all(changed > 0 for kind, changed in seen if kind == "training")
+        assert all(changed == 0 for kind, changed in seen if kind == "preview")
+
+
+def _changed(unet):
+    return sum("forward" in m.__dict__ for m in unet.modules())
+
+
+_UNDER_A_LIMIT = """
+import resource, sys, torch
+torch.set_num_threads(1)
+from attractor_pack.tools.checkpoints import import_host
+import_host()
+from attractor_pack.nodes.host import demo
+from attractor_pack.nodes.host.model import HostModel
+from attractor_pack.training import demo_assets
+from attractor_pack.training.loop import train
+from attractor_pack.training.settings import TrainSettings
+with torch.inference_mode():
+    model = HostModel(*demo.load())
+small = TrainSettings(steps=1, background_steps=1, vectors=2, views=1, resolution=128, batch_size=2)
+train(model, demo_assets.subject(), small)
+used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024
+room = int(float(sys.argv[1]) * 2**20)
+resource.setrlimit(resource.RLIMIT_DATA, (used + room, used + room))
+big = TrainSettings(steps=2, background_steps=0, background_scope="none", vectors=2, views=1, resolution=256,
+                    batch_size=32)
+try:
+    concept, history = train(model, demo_assets.subject(), big)
+    print("NOTES", history.notes)
+except Exception as error:
+    print("RAISED", type(error).__name__, str(error)[:200])
+left = sum("forward" in m.__dict__ for m in model.patcher.model.diffusion_model.modules())
+print("LEFT", left)
+"""
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [(6000, ["NOTES []"]), (850, ["activations are computed anew"]), (60, ["RAISED", "memory"])],
+    ids=["enough", "less", "hardly any"],
+)
+def test_memory_that_really_runs_out(room, expected):
+    """A limit on the process, not a mock: what is not there is not there."""
+    command = [sys.executable, "-P", "-c", _UNDER_A_LIMIT, str(room)]
+    # without it the allocator keeps what is freed, and the limit would count that too
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=environment)
+    said = [line for line in result.stdout.splitlines() if line.startswith(("NOTES", "RAISED", "LEFT"))]
+    assert said and said[-1] == "LEFT 0", result.stdout[-500:] + result.stderr[-1500:]
+    for part in expected:
+        assert part in said[0], said

@@ -1,0 +1,109 @@
+"""`make bench-speed`: what a training step, a NeTI picture and a whole training cost beside the least they could.
+
+Writes docs/benchmarks/speed.json and its section of docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from .. import benchmarks, checkpoints
+from . import rival, steps
+
+PARTS = ("demo", "diffusers", "sd15")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the parts that are asked for and print them; `--write` keeps them, when all were."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--write", action="store_true", help="into docs/benchmarks")
+    chosen = parser.parse_args(argv)
+    if chosen.write and set(chosen.parts) != set(PARTS):
+        parser.error("--write keeps whole records: leave out --parts")
+    checkpoints.import_host()
+    figures: dict[str, float] = {"threads": torch.get_num_threads()}
+    for part in PARTS:
+        if part in chosen.parts:
+            found = {"demo": demo, "diffusers": diffusers, "sd15": sd15}[part]()
+            figures |= found
+            for name, value in found.items():
+                print(f"{name:44s} {value:.4f}", flush=True)
+    if chosen.write:
+        record = benchmarks.write_record("speed", figures)
+        benchmarks.write_section("speed", "Speed, beside the least it could cost", _section(record, figures))
+    return 0
+
+
+def demo() -> dict[str, float]:
+    """Steps of every representation at batch 8, and a NeTI picture of 20 steps."""
+    host = _demo_host()
+    figures = {}
+    for kind in ("TI", "XTI", "NeTI"):
+        found = steps.step_over_bare(host, 8, 64, 40, representation=kind)
+        name = "demo_b8" if kind == "TI" else f"demo_b8_{kind}"
+        figures[f"step_over_bare.{name}"] = found["over_bare"]
+        figures |= {f"{name}.{k}": v for k, v in found.items() if k != "over_bare"}
+    sampling = steps.sampling_over_stock(host, 20, 64, 7)
+    figures["neti_sampling_over_stock"] = sampling["over_stock"]
+    return figures | {f"neti_sampling.{k}": v for k, v in sampling.items() if k != "over_stock"}
+
+
+def diffusers() -> dict[str, float]:
+    """Against the diffusers script."""
+    return rival.against_script(_demo_host())
+
+
+def sd15() -> dict[str, float]:
+    """SD1.5 at full size with random weights: steps at 256 pixels, a NeTI picture of 512, and the process's peak."""
+    host = steps.full_size_host("sd15")
+    found = steps.step_over_bare(host, 2, 256, 4)
+    figures = {"step_over_bare.sd15_256": found["over_bare"]}
+    figures |= {f"sd15_256.{k}": v for k, v in found.items() if k != "over_bare"}
+    figures["sd15_256.peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    weights = [host.patcher.model, host.clip.cond_stage_model, host.vae.first_stage_model]
+    figures["sd15.weights_gib"] = sum(p.numel() * p.element_size() for m in weights for p in m.parameters()) / 2**30
+    sampling = steps.sampling_over_stock(host, 3, 512, 1)
+    return figures | {f"sd15_512.neti_sampling_{k}": v for k, v in sampling.items()}
+
+
+def _demo_host():
+    from ...nodes.host import demo as demo_checkpoint
+    from ...nodes.host.model import HostModel
+
+    with torch.inference_mode():
+        return HostModel(*demo_checkpoint.load())
+
+
+def _section(record: dict, figures: dict[str, float]) -> str:
+    def row(what: str, name: str, asked: str) -> str:
+        return f"| {what} | {figures[name]:.2f} | {asked} |"
+
+    rows = [
+        row("training step over the bare U-Net's forward and backward, demo, batch 8", "step_over_bare.demo_b8",
+            "1.10"),
+        row("the same, XTI", "step_over_bare.demo_b8_XTI", "–"),
+        row("the same, NeTI", "step_over_bare.demo_b8_NeTI", "–"),
+        row("the same, TI, SD1.5 with random weights, 256 px, batch 2", "step_over_bare.sd15_256", "1.10"),
+        row("steps a second over the diffusers script's, demo, batch 8", "steps_over_diffusers", "at least 1.5"),
+        row("time to the script's lowest held-out loss over the script's", "time_to_equal_loss_over_diffusers", ".25"),
+        row("NeTI picture over the stock one, demo, 20 steps, encoding included", "neti_sampling_over_stock", "1.15"),
+        row("the same, SD1.5 with random weights, 512 px, 3 steps", "sd15_512.neti_sampling_over_stock", "1.15"),
+    ]  # fmt: skip
+    head = (
+        f"`make bench-speed` on {record['date']}, {record['machine']}, commit {record['commit']}; what is compared "
+        "takes turns in one process. Steps are medians of whole steps of the default training: drawing, prompts with "
+        "subject and background, text encoder, U-Net, optimiser.\n\n"
+    )
+    memory = (f"\n\nSD1.5's weights are {figures['sd15.weights_gib']:.1f} GiB here (float32 on a CPU); the process, "
+              f"training at 256 px with a batch of 2, peaked at {figures['sd15_256.peak_gib']:.1f} GiB.")  # fmt: skip
+    return head + "\n".join(["| what | ratio | asked |", "|---|---|---|", *rows]) + memory
+
+
+if __name__ == "__main__":
+    sys.exit(main())

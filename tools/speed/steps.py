@@ -1,0 +1,125 @@
+"""Training steps beside the bare forward and backward of the same U-Net, turn by turn in one run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...training import demo_assets
+from ...training.loop import Silent, TrainingRun, deterministic
+from ...training.settings import TrainSettings
+from .. import checkpoints
+
+_WARM = 3  # steps that are not counted
+
+
+class _InTurns(Silent):
+    """After each step of ours does a step of the other, and takes the time of both."""
+
+    def __init__(self, other: Callable[[], object]):
+        self._other, self._last = other, time.perf_counter()
+        self.ours: list[float] = []
+        self.others: list[float] = []
+
+    def step(self, done: int, total: int, value: float, phase: str) -> None:
+        """The other's turn."""
+        now = time.perf_counter()
+        self.ours.append(now - self._last)
+        self._other()
+        self._last = time.perf_counter()
+        self.others.append(self._last - now)
+
+    def ratio(self) -> tuple[float, float, float]:
+        """Ours over the other's, and the seconds of each: medians, so that the rare measurements do not count."""
+        ours, other = (float(np.median(one[_WARM:])) for one in (self.ours, self.others))
+        return ours / other, ours, other
+
+
+def step_over_bare(host: Any, batch: int, resolution: int, steps: int, **settings: Any) -> dict[str, float]:
+    """Seconds of a whole step of the default training (masks, background tokens) and of the bare U-Net's."""
+    photos = demo_assets.subject()
+    chosen = TrainSettings(steps=steps, background_steps=steps, batch_size=batch, resolution=resolution, views=2,
+                           **settings)  # fmt: skip
+    base = host.patcher.model
+    with torch.inference_mode(False), deterministic():
+        side = host.encode_images(torch.zeros(1, 3, resolution, resolution), 0).shape
+        noisy = torch.randn(batch, *side[1:], device=host.device)
+        context = torch.randn(batch, 77, sum(host.widths.values()), device=host.device, requires_grad=True)
+        sigma = torch.full((batch,), 1.0, device=host.device)
+
+        def bare() -> None:
+            from ...nodes.host.model import _differentiable_attention
+
+            options = {"optimized_attention_override": _differentiable_attention}
+            out = base.apply_model(noisy, sigma, c_crossattn=context, transformer_options=options)
+            out.square().mean().backward()
+            context.grad = None
+
+        watcher = _InTurns(bare)
+        run = TrainingRun(host, photos.with_photos(photos.photos[:4]), chosen, None, watcher)
+        with host.training(batch, resolution):
+            watcher._last = time.perf_counter()
+            run.learn_background()
+            run.learn_subject(0)
+    ratio, ours, other = watcher.ratio()
+    return {"over_bare": ratio, "seconds": ours, "bare_seconds": other}
+
+
+def full_size_host(kind: str) -> Any:
+    """A HostModel of full size with random weights, by the stock loader."""
+    checkpoints.import_host()
+    import comfy.sd
+
+    from ...nodes.host.model import HostModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{kind}.safetensors"
+        checkpoints.write(kind, path)
+        with torch.inference_mode():
+            model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(str(path))
+            host = HostModel(model, clip, vae)
+    return host
+
+
+def sampling_over_stock(host: Any, steps: int, resolution: int, rounds: int) -> dict[str, float]:
+    """Seconds of a picture under a NeTI concept in the host's sampler, encoding included, and of the stock one."""
+    import comfy.sample
+
+    from ...nodes.host.sampling import conditioning, prompted
+    from ...training.concept import Concept
+    from ...training.representations import build
+
+    word = host.words("cup")
+    subject = build("NeTI", {}, word, host.layers, 0)
+    plain = {k: v.detach() for k, v in subject.plain().items()}
+    concept = Concept(plain, "cup", {}, "NeTI", subject.state_dict())
+    channels = host.patcher.get_model_object("latent_format").latent_channels
+    blank = torch.zeros(1, channels, resolution // 8, resolution // 8)
+    taken: dict[str, list[float]] = {"neti": [], "stock": []}
+    prompt = "a photo of a <subject> on a beach"
+    with torch.inference_mode():
+        nothing = conditioning(host.clip, "", None)
+
+        def paint(model: Any, positive: list, seed: int) -> Tensor:
+            return comfy.sample.sample(
+                model, comfy.sample.prepare_noise(blank, seed), steps, 7.0, "euler", "normal", positive, nothing,
+                blank, seed=seed, disable_pbar=True,
+            )  # fmt: skip
+
+        for seed in range(rounds + 1):
+            for name in taken:
+                began = time.perf_counter()
+                if name == "neti":
+                    paint(*prompted(host.patcher, host.clip, prompt, concept), seed)
+                else:
+                    paint(host.patcher, conditioning(host.clip, prompt, concept), seed)
+                taken[name].append(time.perf_counter() - began)
+    neti, stock = (float(np.median(taken[name][1:])) for name in ("neti", "stock"))
+    return {"over_stock": neti / stock, "seconds": neti, "stock_seconds": stock}
