@@ -19,6 +19,7 @@ from ..metrics.generations import Generated, Generations
 from ..training.concept import Concept
 from ..training.contexts import add_bypass, encode_words, norm_inputs
 from ..training.model import Context, Embedding, fingerprint
+from ..training.representations import NeuralMapper
 
 _PLACEHOLDER = "<|startoftext|>"  # one token of every CLIP vocabulary, and in no prompt
 
@@ -202,9 +203,9 @@ class DiffusersModel:
     @torch.no_grad()
     def sample(
         self, concept: Concept | None, class_word: str, prompts: Sequence[str], seeds: Sequence[int], steps: int,
-        cfg: float, size: int, negative: str = "",
+        cfg: float, size: int, negative: str = "", truncation: int = 0,
     ) -> Generations:  # fmt: skip
-        """Paint every prompt with every seed through the pipeline's own scheduler."""
+        """Paint every prompt with every seed through the pipeline's own scheduler. truncation: see NeuralMapper."""
         if concept is not None:
             concept.check_fits(self.widths, self.layers, f"the model {self._name}")
         word = class_word or (concept.class_word if concept else "")
@@ -214,11 +215,13 @@ class DiffusersModel:
         self.pipeline.set_progress_bar_config(disable=True)
         for prompt in prompts:
             for seed in seeds:
-                images.append(self._paint(concept, word, prompt, seed, settings))
+                images.append(self._paint(concept, word, prompt, seed, settings, truncation))
                 items.append(Generated(prompt, seed, settings))
         return Generations(torch.stack(images), tuple(items), word, concept, self.identity)
 
-    def _paint(self, concept: Concept | None, word: str, prompt: str, seed: int, settings: dict) -> Tensor:
+    def _paint(
+        self, concept: Concept | None, word: str, prompt: str, seed: int, settings: dict, truncation: int
+    ) -> Tensor:
         contexts = []
         for text in (prompt, settings["negative"]):
             vectors = {k: v.to(self.device) for k, v in concept.vectors.items()} if concept else None
@@ -228,7 +231,7 @@ class DiffusersModel:
         pooled = {}
         if positive.pooled is not None and negative.pooled is not None:
             pooled = {"pooled_prompt_embeds": positive.pooled, "negative_pooled_prompt_embeds": negative.pooled}
-        with self._layered(concept, prompt, settings["steps"]):
+        with self._layered(concept, prompt, settings["steps"], truncation):
             result = self.pipeline(
                 prompt_embeds=positive.tokens, negative_prompt_embeds=negative.tokens, width=settings["width"],
                 height=settings["height"], num_inference_steps=settings["steps"], guidance_scale=settings["cfg"],
@@ -238,7 +241,7 @@ class DiffusersModel:
 
 
     @contextmanager
-    def _layered(self, concept: Concept | None, prompt: str, steps: int) -> Iterator[None]:
+    def _layered(self, concept: Concept | None, prompt: str, steps: int, truncation: int) -> Iterator[None]:
         """Let the pipeline's U-Net see a concept's own contexts in each layer and at each of its timesteps.
 
         In the pipeline's batch the negative prompt comes first, and without guidance is not there.
@@ -249,7 +252,10 @@ class DiffusersModel:
         unet, scheduler = self.pipeline.unet, self.pipeline.scheduler
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps.float().cpu()
-        words = concept.representation().to(self.device)(timesteps)
+        subject = concept.representation().to(self.device)
+        if isinstance(subject, NeuralMapper):
+            subject.truncation = truncation
+        words = subject(timesteps)
         rows = len(next(iter(words.vectors.values())))
         table = encode_words(self.encode, prompt, words, [{}] * rows)
         ordinary = unet.forward

@@ -30,6 +30,7 @@ from ..training.concept import Concept, check_name, load_concept, save_concept, 
 from ..training.loop import Silent
 from ..training.loop import train as train_concept
 from ..training.photos import SubjectSet, read_folder
+from ..training.resume import RunFolder
 from ..training.settings import TrainSettings
 
 _INDEX = "pictures.json"
@@ -79,7 +80,8 @@ def train(chosen: Namespace) -> dict:
     model = load(chosen.model)
     masked, _ = _masked(read_folder(Path(chosen.dir), chosen.word), chosen, model)
     parts = split_set(masked, chosen.held_out, chosen.seed)
-    concept, history = train_concept(model, parts.train, settings, parts.held_out, _Lines())
+    runs = RunFolder.of(Path(chosen.out) / "runs", model, parts.train, settings, parts.held_out)
+    concept, history = train_concept(model, parts.train, settings, parts.held_out, _Lines(), runs=runs)
     path = save_concept(concept, Path(chosen.out), chosen.name, chosen.when_exists)
     return {"concept": str(path), "train": parts.train.names, "held_out": parts.held_out.names,
             "best_step": history.best_step, "run_card": concept.run_card}  # fmt: skip
@@ -94,8 +96,9 @@ def sample(chosen: Namespace) -> dict:
         raise AttractorError("without --concept, say with --word what stands in the place of <subject>.")
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
     made = load(chosen.model).sample(
-        concept, chosen.word, chosen.prompt, seeds, chosen.steps, chosen.cfg, chosen.size, chosen.negative
-    )
+        concept, chosen.word, chosen.prompt, seeds, chosen.steps, chosen.cfg, chosen.size, chosen.negative,
+        chosen.truncation,
+    )  # fmt: skip
     folder, rows = Path(chosen.dir), []
     for i, (image, item) in enumerate(zip(made.images, made.items, strict=True)):
         name = f"{i:04d}.png"

@@ -16,10 +16,11 @@ from ..attractor.errors import AttractorError
 from ..attractor.masks import UNITS
 from ..attractor.photo_masks import BACK_ENDS
 from ..attractor.saliency import KINDS
-from ..training.settings import BACKGROUND_SCOPES, TrainSettings
+from ..training.settings import BACKGROUND_SCOPES, REPRESENTATIONS, TrainSettings
 from . import commands
 
 _MODELS_HELP = "without it: $ATTRACTOR_MODELS, the current folder, and the pack's own .host/models"
+_CHOICES = {"background_scope": BACKGROUND_SCOPES, "representation": REPRESENTATIONS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"attractor {chosen.command}: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"attractor {chosen.command}: stopped, nothing was written", file=sys.stderr)
+        goes_on = "; the same command goes on where it was" if chosen.command == "train" else ", nothing was written"
+        print(f"attractor {chosen.command}: stopped{goes_on}", file=sys.stderr)
         return 1
     if not chosen.json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
@@ -70,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _mask_options(train)
     _model_option(train)
     train.add_argument("--name", default="my-subject", help="name of the concept file")
-    train.add_argument("--out", required=True, help="folder for the concept file")
+    train.add_argument("--out", required=True, help="folder for the concept file, and for runs/ with state and curve")
     train.add_argument("--when-exists", choices=("refuse", "number", "overwrite"), default="refuse")
     for field in fields(TrainSettings):
         if field.name != "seed":
@@ -87,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--steps", type=int, default=20)
     sample.add_argument("--cfg", type=float, default=7.0)
     sample.add_argument("--size", type=int, default=512, help="side in pixels")
+    sample.add_argument("--truncation", type=int, default=0, help="of a NeTI concept: so many of its 128 hidden units")
 
     score = _command(commands_of, "score", commands.score, "score the pictures in a folder that `sample` wrote")
     score.add_argument("--photos", required=True, help="folder of the subject's photos")
@@ -139,8 +142,8 @@ def _setting(parser: argparse.ArgumentParser, name: str, default) -> None:
     flag = "--" + name.replace("_", "-")
     if isinstance(default, bool):
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
-    elif name == "background_scope":
-        parser.add_argument(flag, choices=BACKGROUND_SCOPES, default=default)
+    elif name in _CHOICES:
+        parser.add_argument(flag, choices=_CHOICES[name], default=default)
     else:
         parser.add_argument(flag, type=type(default), default=default)
 

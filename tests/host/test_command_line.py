@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 from attractor_pack.training import demo_assets
+from attractor_pack.training.concept import load_concept
 
 
 def attractor(*arguments):
@@ -38,6 +41,29 @@ def test_mask_writes_eight_bit_pngs_of_the_photos_sizes(dreambooth, tmp_path):
             assert mask.mode == "L" and mask.size == p.size and mask.getextrema()[1] > 200
 
 
+def test_a_stopped_training_goes_on(tmp_path):
+    """Ctrl-C, and the same command again."""
+    photos = tmp_path / "photos"
+    shutil.copytree(demo_assets.ASSETS / "subject", photos, ignore=shutil.ignore_patterns("masks", "*.json"))
+    command = [sys.executable, "-P", "-m", "attractor_pack.cli.main", "train", str(photos), "--word", "cup", "--masks",
+               str(demo_assets.ASSETS / "subject" / "masks"), "--held-out", "3", "--resolution", "64", "--steps", "60",
+               "--background-steps", "0", "--views", "1", "--representation", "XTI", "--name", "mug"]  # fmt: skip
+    running = subprocess.Popen([*command, "--out", str(tmp_path / "a")], stderr=subprocess.PIPE, text=True)
+    for line in running.stderr or ():
+        if "step 12 " in line:
+            running.send_signal(signal.SIGINT)
+            break
+    assert "the same command goes on where it was" in running.communicate(timeout=60)[1] and running.returncode == 1
+    again = subprocess.run([*command, "--out", str(tmp_path / "a")], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    steps = [int(n) for n in re.findall(r"step (\d+) of 60", again.stderr)]
+    assert 12 <= steps[0] and steps[-1] == 60
+    whole = subprocess.run([*command, "--out", str(tmp_path / "b")], capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+    hashes = {load_concept(tmp_path / out / "mug.safetensors").sha256 for out in "ab"}
+    assert len(hashes) == 1
+
+
 @pytest.mark.slow
 def test_train_sample_and_score(tmp_path):
     photos, masks = tmp_path / "photos", tmp_path / "masks"
@@ -46,8 +72,8 @@ def test_train_sample_and_score(tmp_path):
         shutil.copy(path, photos)
     shutil.copytree(demo_assets.ASSETS / "subject" / "masks", masks)
     done = attractor("train", photos, "--word", "cup", "--masks", masks, "--held-out", 3, "--resolution", 64, "--steps",
-                     8, "--background-steps", 4, "--views", 1, "--name", "mug", "--out", tmp_path / "out", "--json",
-                     tmp_path / "t.json")  # fmt: skip
+                     8, "--background-steps", 4, "--views", 1, "--name", "mug", "--representation", "NeTI",
+                     "--out", tmp_path / "out", "--json", tmp_path / "t.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     trained = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
     split = {k: trained[k] for k in ("train", "held_out")}

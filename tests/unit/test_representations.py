@@ -210,3 +210,28 @@ def test_restoring_textual_inversion():
     made = TextualInversion({"l": torch.randn(2, 8), "g": torch.randn(2, 12)})
     found = restore("TI", made.state_dict())
     assert all(torch.equal(F.normalize(found.plain()[k]), F.normalize(made.plain()[k])) for k in ("l", "g"))
+
+
+def test_the_pipeline_paints_with_each_layers_own_context(demo):
+    """Equal layers paint the plain embedding's picture, so the rows of both prompts are told apart; others do not."""
+    start = {k: rows.repeat(2, 1) for k, rows in demo.words("cup").items()}
+    pictures = []
+    for spread in (None, 0.0, 0.05):
+        made = build("XTI", start, start, demo.layers, 0)
+        made.begin(2, 2)
+        for offset in made.offsets.values():
+            offset.data = torch.randn(offset.shape, generator=torch.Generator().manual_seed(2)) * (spread or 0)
+        kind, state = ("TI", {}) if spread is None else ("XTI", made.state_dict())
+        concept = Concept({k: v.detach() for k, v in made.plain().items()}, "cup", {}, kind, state)
+        made = demo.sample(concept, "", [NAME], [3], 3, 4.0, 64)
+        pictures.append(made.images[0])
+    assert torch.allclose(pictures[0], pictures[1], atol=1e-3)
+    assert (pictures[0] - pictures[2]).abs().max() > 0.05
+
+
+def test_the_pipeline_cuts_netis_hidden_units(demo):
+    word = demo.words("cup")
+    state = build("NeTI", {}, word, demo.layers, 0).state_dict()
+    concept = Concept({k: v.clone() for k, v in word.items()}, "cup", {}, "NeTI", state)
+    whole, again, cut = (demo.sample(concept, "", [NAME], [3], 3, 4.0, 64, truncation=t).images for t in (0, 128, 4))
+    assert torch.equal(whole, again) and (whole - cut).abs().max() > 0.02
