@@ -22,7 +22,7 @@ from ..attractor.errors import AttractorError
 from .concept import Concept
 from .history import History, has_settled, latest_as_good
 from .model import DiffusionModel, Embedding
-from .objective import Draw, Subject, draw, fixed_draws, loss
+from .objective import Draw, Subject, contexts_of, draw, fixed_draws, loss
 from .photos import SubjectSet
 from .representations import SD15_TABLE_SCALE, build, restore
 from .resume import Progress, RunFolder
@@ -332,7 +332,9 @@ class TrainingRun:
         """Losses of the fixed samples: [N]."""
         self.representation.eval()
         subject, strength = subject or self.representation, self.settings.strength
-        parts = [loss(self.model, views, d, subject, backgrounds, strength, part) for d in draws]
+        contexts = contexts_of(self.model, views, draws, subject, backgrounds)
+        parts = [loss(self.model, views, d, subject, backgrounds, strength, part, context)
+                 for d, context in zip(draws, contexts, strict=True)]  # fmt: skip
         values = torch.cat(parts).cpu()
         if not torch.isfinite(values).all():
             raise AttractorError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,17 +65,17 @@ def fixed_draws(model: DiffusionModel, views: Views, count: int, batch_size: int
 
 def loss(
     model: DiffusionModel, views: Views, step: Draw, subject: Subject, backgrounds: Sequence[Embedding],
-    strength: float, part: str,
+    strength: float, part: str, context: Context | None = None,
 ) -> Tensor:  # fmt: skip
     """Weighted error of each sample of a step: [B].
 
     backgrounds: none, one shared by all photos, or one for each photo. part: "subject" weighs pixels by
-    m + (1 - s)(1 - m), "background" by 1 - m, "all" equally.
+    m + (1 - s)(1 - m), "background" by 1 - m, "all" equally. context: the prompt's, if it is encoded already.
     """
     latents, masks, photo = views.latents[step.index], views.masks[step.index], views.photo[step.index]
     sigma = model.sigma(step.timestep)
     noisy = latents + sigma.view(-1, 1, 1, 1) * step.noise
-    context = _context(model, step, photo, subject, backgrounds)
+    context = context or _context(model, step, photo, subject, backgrounds)
     denoised = model.denoise(noisy, sigma, context)
     weight = {
         "subject": lambda: pixel_weight(masks, strength),
@@ -83,6 +83,20 @@ def loss(
         "all": lambda: torch.ones_like(masks),
     }[part]()
     return weighted_error(denoised, latents, model.output_scale(sigma), weight)
+
+
+def contexts_of(
+    model: DiffusionModel, views: Views, draws: Sequence[Draw], subject: Subject, backgrounds: Sequence[Embedding]
+) -> list[Context | None]:
+    """The contexts of fixed draws, each distinct prompt encoded once; None where they differ by timestep."""
+    words = subject(draws[0].timestep) if callable(subject) else Words.same(subject)
+    if len(next(iter(words.vectors.values()))) > 1 or len({one.template for one in draws}) > 1:
+        return [None] * len(draws)
+    index = torch.cat([one.index for one in draws])
+    every = replace(draws[0], index=index)
+    context = _context(model, every, views.photo[index], lambda _: words, backgrounds)
+    parts = torch.arange(len(index), device=index.device).split([len(one.index) for one in draws])
+    return [context.select(part) for part in parts]
 
 
 def _context(

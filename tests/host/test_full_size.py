@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from attractor_pack.tools.graphs import TRAINING, node
+from attractor_pack.training.concept import load_concept
 
 pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -58,6 +59,36 @@ def test_train_save_and_load_again(server, said, checkpoint):
     ), timeout=1400)  # fmt: skip
     assert said(run, "same")["difference"] <= 1e-5
     assert said(run, "differs")["difference"] > 1e-3
+
+
+def test_layers_of_their_own(server, said, checkpoint):
+    """P+ at full size: trained with checkpointing, painted by the stock sampler through its own contexts."""
+    kind, file = checkpoint
+    settings = {**TRAINING, "steps": 2, "background_steps": 0, "batch_size": 1, "resolution": 128, "views": 1,
+                "representation": "XTI", "checkpointing": True, "learning_rate": 0.05}  # fmt: skip
+    painted = {"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    prompt = "a photo of a <subject> on a beach"
+    run = server.queue({
+        "base": node("CheckpointLoaderSimple", ckpt_name=file),
+        "demo": node("Attractor_LoadDemo"),
+        "train": node("Attractor_Train", model=["base", 0], clip=["base", 1], vae=["base", 2], train_set=["demo", 3],
+                      **settings),
+        "save": node("Attractor_SaveConcept", concept=["train", 0], name=f"plus-{kind}", when_exists="overwrite"),
+        "ours": node("Attractor_Prompt", model=["base", 0], clip=["base", 1], concept=["train", 0], prompt=prompt),
+        "nothing": node("CLIPTextEncode", clip=["base", 1], text=""),
+        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "layered": node("KSampler", model=["ours", 0], positive=["ours", 1], negative=["nothing", 0],
+                        latent_image=["latent", 0], **painted),
+        "plain": node("KSampler", model=["base", 0], positive=["ours", 1], negative=["nothing", 0],
+                      latent_image=["latent", 0], **painted),
+        "a": node("LatentSubtract", samples1=["layered", 0], samples2=["plain", 0]),
+        "difference": node("Probe_Latent", latent=["a", 0]),
+    }, timeout=1400)  # fmt: skip
+    print(f"{kind}: P+ trained and painted in {run.seconds:.0f} s, peak {_peak(server.pid):.1f} GiB")
+    found = said(run, "difference")
+    assert found["finite"] and found["largest"] > 1e-4, "the layers saw the plain embedding"
+    path = server.base / "models" / "embeddings" / f"plus-{kind}.safetensors"
+    assert load_concept(path).representation().layers == {"sd15": 16, "sdxl": 11}[kind]
 
 
 def test_attention_masks(server, said, checkpoint):

@@ -182,6 +182,25 @@ def test_gradient_reaches_every_representation(loaded, kind):
         assert measured == pytest.approx(float(size), rel=0.05)
 
 
+@pytest.mark.parametrize(("kind", "layers"), [("sd15", 16), ("sdxl", 11)])
+def test_layers_of_the_real_architectures(comfy, kind, layers):
+    """The published 16 of SD1.5, in the host's order; of SDXL each run of blocks between two convolutions is one."""
+    import comfy.ops
+    from attractor_pack.nodes.host.model import count_layers
+    from attractor_pack.tools.checkpoints import UNETS
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    with torch.device("meta"):
+        unet = UNetModel(**UNETS[kind], dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    model = type("Patcher", (), {"model": type("Model", (), {"diffusion_model": unet})})
+    assert count_layers(model) == layers
+    names = [n for n, m in unet.named_modules() if hasattr(m, "transformer_blocks")]
+    if kind == "sd15":
+        places = [f"{n.split('_')[0]}{int(n.split('.')[1]):02d}" if "middle" not in n else "mid" for n in names]
+        assert places == ["input01", "input02", "input04", "input05", "input07", "input08", "mid",
+                          *(f"output{i:02d}" for i in range(3, 12))]  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["XTI", "NeTI"])
 def test_through_the_server(server, load_demo, demo, said, kind):
     """Trained, saved, loaded, painted by the stock sampler; the plain embedding is read by the stock prompt."""

@@ -204,9 +204,23 @@ class Bytes(io.ComfyNode):
         return io.NodeOutput(ui={"text": (json.dumps({"sha256": digest, "mean": float(image.mean())}),)})
 
 
+class Latent(io.ComfyNode):
+    """What is in a latent."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="Probe_Latent", is_output_node=True, inputs=[io.Latent.Input("latent")], outputs=[])
+
+    @classmethod
+    def execute(cls, latent):
+        numbers = latent["samples"]
+        found = {"finite": bool(torch.isfinite(numbers).all()), "largest": float(numbers.abs().max())}
+        return io.NodeOutput(ui={"text": (json.dumps(found),)})
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
-        return [State, Conditioning, Again, Break, Flux, BadMask, Overlap, MakeConcept, Bytes]
+        return [State, Conditioning, Again, Break, Flux, BadMask, Overlap, MakeConcept, Bytes, Latent]
 
 
 async def comfy_entrypoint():
