@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -P -m attractor_pack
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-full bench-quality bench-masks bench-speed lint checkpoints clean
+.PHONY: demo test test-fast test-full bench-quality bench-representations bench-masks bench-speed lint checkpoints clean
 
 demo: $(STAMP)
 	$(RUN).tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WORD),--word "$(WORD)")
@@ -20,6 +20,9 @@ test-full: $(STAMP)
 
 bench-quality: $(STAMP)
 	$(RUN).tools.quality --write $(ARGS)
+
+bench-representations: $(STAMP)
+	$(RUN).tools.quality --tables representations --settings same_shoot --as-recorded --write $(ARGS)
 
 bench-masks: $(STAMP)
 	$(RUN).tools.masks --write $(ARGS)

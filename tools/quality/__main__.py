@@ -31,7 +31,7 @@ from .runs import Job, run_all
 TUNING_SUBJECTS, TUNING_PICTURES = 4, 2
 DEVELOP_SUBJECTS = 6
 WITH_INTERVAL = ("leak", "leak_share", "subject", "prompt", "gap", "held_out", "diversity")
-TABLES = ("main", "masks", "ablation", "representations")
+TABLES = ("main", "masks", "ablation", "representations")  # the last has a record of its own
 BASELINES = ("ti_published", "ti_tuned", "cross_init", "directional", "soft_masks")
 Table = dict[str, list[Measured]]
 
@@ -47,13 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-recorded", action="store_true", help="take the tuned settings of the last record")
     parser.add_argument("--pictures", type=int, default=4, help="of each prompt")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
-    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=TABLES)  # fmt: skip
+    parser.add_argument("--tables", nargs="+", default=list(TABLES[:3]), choices=TABLES)  # fmt: skip
     parser.add_argument("--methods", nargs="+", default=None, help="only these rows of the main table")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--short", action="store_true", help="two subjects, one seed, three methods, nothing is tuned")
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks")
     chosen = parser.parse_args(argv)
-    if chosen.write and (chosen.short or chosen.methods or "main" not in chosen.tables):
+    alone = chosen.tables == ["representations"]
+    if chosen.write and not alone and (chosen.short or chosen.methods or "main" not in chosen.tables):
         parser.error("--write keeps whole records: leave out --short and --methods, and have 'main' among the tables")
     if chosen.short:
         chosen.subjects, chosen.seeds, chosen.pictures, chosen.settings = 2, 1, 4, ["same_shoot"]
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in chosen.tables:
         figures |= getattr(bench, name)()
     if chosen.write:
-        bench.write(figures)
+        bench.write_representations(figures) if alone else bench.write(figures)
     return 0
 
 
@@ -224,6 +225,14 @@ class _Bench:
             f"vary), 20 prompts x {chosen.pictures} pictures, "
         )
         benchmarks.write_section("quality", "Quality: leak, subject and prompt where the truth is known", head + text)
+
+    def write_representations(self, figures: dict[str, float]) -> None:
+        """The record of the last table, and its section of the page."""
+        own = {k: v for k, v in figures.items() if k.startswith("representations.")}
+        record = benchmarks.write_record("representations", own, seeds={"subjects": DEVELOP_SUBJECTS, "training": 1})
+        head = f"`make bench-representations` on {record['date']}, {record['machine']}, commit {record['commit']}. "
+        text = head + tables.ABOUT_REPRESENTATIONS + "\n\n" + tables.representation_table(figures)
+        benchmarks.write_section("representations", "Representations, with and without the attractor", text)
 
     def _jobs(self, group: list[Case], methods: Sequence[Method], count: int | None = None) -> dict[str, list[Job]]:
         seeds, pictures = range(count or self.chosen.seeds), self.chosen.pictures

@@ -29,8 +29,8 @@ ABOUT_CHANGES = (
     "and those per photo where none share."
 )
 ABOUT_REPRESENTATIONS = (
-    "Each in our loop without masks and tokens, and with both, in the same number of steps, NeTI in three times as "
-    "many, for it has a network to learn. Six subjects of the ablation's group, one seed."
+    "Same shoot. Each in our loop without masks and tokens, and with both, in the same number of steps, NeTI in three "
+    "times as many, for it has a network to learn. Six subjects of the ablation's group, one seed."
 )
 _COLUMNS = (("leak", "leak"), ("leak.full", "spelt out"), ("leak.partial", "half named"), ("leak.bare", "not named"),
             ("leak_share", "share"), ("subject", "subject"), ("held_out", "held-out"), ("prompt", "prompt"),
@@ -56,8 +56,6 @@ def section(
         for setting in ablated:
             text += [f"### One thing changed at a time, {setting.replace('_', ' ')}", about,
                      ablation_table(figures, setting)]  # fmt: skip
-    if "representations" in tables:
-        text += ["### Representations, same shoot", ABOUT_REPRESENTATIONS, representation_table(figures)]
     return "\n\n".join(part for part in text if part)
 
 
