@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from ...training.loop import Silent, TrainingRun, deterministic
 from ...training.settings import TrainSettings
 from .. import checkpoints
 
-_WARM = 3  # steps that are not counted
+
+class _Enough(Exception):
+    """Has seen what it wanted."""
 
 
 class _InTurns(Silent):
     """After each step of ours does a step of the other, and takes the time of both."""
 
-    def __init__(self, other: Callable[[], object]):
-        self._other, self._last = other, time.perf_counter()
+    def __init__(self, other: Callable[[], object], stop_after: int):
+        self._other, self._stop_after, self._last = other, stop_after, time.perf_counter()
         self.ours: list[float] = []
         self.others: list[float] = []
 
@@ -35,17 +38,27 @@ class _InTurns(Silent):
         self._other()
         self._last = time.perf_counter()
         self.others.append(self._last - now)
+        if len(self.ours) >= self._stop_after:
+            raise _Enough
+
+    def begin(self) -> None:
+        """The time of the first step starts here."""
+        self._last = time.perf_counter()
 
     def ratio(self) -> tuple[float, float, float]:
-        """Ours over the other's, and the seconds of each: medians, so that the rare measurements do not count."""
-        ours, other = (float(np.median(one[_WARM:])) for one in (self.ours, self.others))
+        """Ours over the other's, and the seconds of each: medians of the later half, so that measurements, which are
+        rare in a real training, do not count, and XTI's layers have parted.
+        """
+        ours, other = (float(np.median(one[len(one) // 2 :])) for one in (self.ours, self.others))
         return ours / other, ours, other
 
 
-def step_over_bare(host: Any, batch: int, resolution: int, steps: int, **settings: Any) -> dict[str, float]:
-    """Seconds of a whole step of the default training (masks, background tokens) and of the bare U-Net's."""
+def step_over_bare(
+    host: Any, batch: int, resolution: int, steps: int, stop_after: int, **settings: Any
+) -> dict[str, float]:
+    """Seconds of a whole step (masks, subject and background tokens) and of the bare U-Net's."""
     photos = demo_assets.subject()
-    chosen = TrainSettings(steps=steps, background_steps=steps, batch_size=batch, resolution=resolution, views=2,
+    chosen = TrainSettings(steps=steps, background_steps=0, batch_size=batch, resolution=resolution, views=2,
                            **settings)  # fmt: skip
     base = host.patcher.model
     with torch.inference_mode(False), deterministic():
@@ -62,11 +75,10 @@ def step_over_bare(host: Any, batch: int, resolution: int, steps: int, **setting
             out.square().mean().backward()
             context.grad = None
 
-        watcher = _InTurns(bare)
+        watcher = _InTurns(bare, stop_after)
         run = TrainingRun(host, photos.with_photos(photos.photos[:4]), chosen, None, watcher)
-        with host.training(batch, resolution):
-            watcher._last = time.perf_counter()
-            run.learn_background()
+        with host.training(batch, resolution), suppress(_Enough):
+            watcher.begin()
             run.learn_subject(0)
     ratio, ours, other = watcher.ratio()
     return {"over_bare": ratio, "seconds": ours, "bare_seconds": other}
