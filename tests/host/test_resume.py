@@ -76,7 +76,7 @@ def folder(tmp_path, model, photos, settings, seconds=1e9):
 @pytest.mark.parametrize(
     "settings",
     [SHORT, replace(SHORT, representation="XTI", background_scope="per photo"),
-     replace(SHORT, representation="NeTI"), replace(SHORT, background_steps=0)],
+     replace(SHORT, representation="NeTI", steps=8, background_steps=4), replace(SHORT, background_steps=0)],
     ids=["TI", "XTI per photo", "NeTI", "together"],
 )  # fmt: skip
 def test_stopped_at_any_moment(model, photos, settings, tmp_path):
@@ -222,7 +222,7 @@ def test_a_killed_server_goes_on_where_it_was(own_server):
     """SIGKILL at random moments of the training, then the same graph again: bit for bit the same embedding."""
     moments, went_on = random.Random(5), 0
     own_server.start()
-    for _ in range(3):
+    for _ in range(2):
         watch = _Progress(kill_after=moments.uniform(6, 9), pid=own_server.pid)
         with pytest.raises((HostError, GraphError)):
             own_server.queue(_graph("killed"), on_event=watch)
