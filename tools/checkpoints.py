@@ -65,14 +65,17 @@ def _state(kind: str, dtype: Any) -> dict:
 
 
 def _fill(module: Any, torch: Any) -> None:
-    """Numbers of a sound size, so that nothing over- or underflows."""
+    """Numbers of a sound size, so that nothing over- or underflows, and norms that let their input through."""
     with torch.no_grad():
         for name, tensor in module.named_parameters():
             if tensor.ndim > 1:
                 scale = 0.014 if "embedding" in name else 0.7 * tensor[0].numel() ** -0.5
                 tensor.copy_(torch.randn(tensor.shape) * scale)
             else:
-                tensor.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+                tensor.fill_(0.0)
+        for child in module.modules():  # by type: the residual blocks' norms have no "norm" in their names
+            if isinstance(child, torch.nn.GroupNorm | torch.nn.LayerNorm) and child.weight is not None:
+                child.weight.fill_(1.0)
 
 
 def import_host() -> None:
