@@ -6,6 +6,7 @@ tokens or losses, and any of them is trained by the same loop.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Words:
         return cls({key: value[None, None] for key, value in embedding.items()})
 
 
-class Representation(nn.Module):
+class Representation(nn.Module, ABC):
     """Timesteps [S] to Words. `layers`: cross-attention layers of the U-Net that are told apart, 1 for none.
 
     generator: of everything random in training, on the CPU.
@@ -57,20 +58,20 @@ class Representation(nn.Module):
         super().__init__()
         self.generator: torch.Generator | None = None
 
+    @abstractmethod
     def forward(self, timestep: Tensor) -> Words:
         """The subject's words at these timesteps [S], integers or fractions of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plain(self) -> Embedding:
         """One set of vectors [n, D] that stands for it where only an embedding is understood."""
-        raise NotImplementedError
 
     def begin(self, step: int, steps: int) -> None:
         """Is told before each step of a training, counted from 1."""
 
+    @abstractmethod
     def groups(self, learning_rate: float, scale: Mapping[str, float]) -> list[dict]:
         """Parameters with their rates. learning_rate: for embeddings of SD1.5's scale; scale: the tables' own."""
-        raise NotImplementedError
 
 
 class TextualInversion(Representation):
