@@ -86,14 +86,13 @@ def train(
                 run.learn_background()
                 run.learn_subject(preview_every)
                 plain_loss = run.measure_plain()
+        card = run_card(model, subject, settings, held_out, run.history, plain_loss, time.perf_counter() - started)
+        if runs is not None:
+            runs.finish(card, run.history)
+        return run.concept(card), run.history
     finally:
         if runs is not None:
             runs.close()
-    card = run_card(model, subject, settings, held_out, run.history, plain_loss, time.perf_counter() - started)
-    concept = run.concept(card)
-    if runs is not None:
-        runs.finish(card, run.history)
-    return concept, run.history
 
 
 class TrainingRun:

@@ -130,6 +130,8 @@ def test_states_are_written_on_the_way(model, photos, tmp_path):
     whole, _ = train(model, photos[0], SHORT, photos[1], Look(), 0, runs)
     ours = [[n for n in names if not n.startswith("events.")] for names in seen]
     assert all(names == ["config.json", "curve.csv", "state.pt"] for names in ours)
+    assert len([p for p in runs.path.iterdir() if p.name.startswith("events.")]) == 1
+    assert not [t for t in threading.enumerate() if "_AsyncWriter" in type(t).__name__], "a writer was left running"
     os.rename(tmp_path / "state.pt", runs.path / "state.pt")  # what a kill at step 15 would have left
     watcher = StopAt()
     found, _ = train(model, photos[0], SHORT, photos[1], watcher, 0, folder(tmp_path, model, photos, SHORT))
