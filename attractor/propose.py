@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import AttractorError
@@ -91,7 +90,8 @@ def propose(
     Compared on the held-out photos where they have masks, else on crops of the training photos whose background is
     swapped for plain and graded colours. Raises AttractorError for a set without masks, and what the watcher raises.
     """
-    from ..training.loop import Silent, TrainingRun, deterministic
+    from ..training.device import deterministic
+    from ..training.loop import Silent, TrainingRun
     from ..training.objective import fixed_draws
     from ..training.side_by_side import SideBySide
     from ..training.views import make_views
@@ -100,7 +100,8 @@ def propose(
         raise AttractorError("The set has no masks to weigh by: wire it through Attractor Mask first.")
     watcher = watcher or Silent()
     background = min(settings.background_steps, max(1, pilot_steps * 3 // 4)) if settings.background_steps else 0
-    short = replace(settings, representation="TI", background_steps=background, steps=pilot_steps)
+    short = replace(settings, representation="TI", background_steps=background, steps=pilot_steps,
+                    background_change="none")  # fmt: skip
     with torch.inference_mode(False), deterministic():
         run = TrainingRun(model, subject, short, None, watcher)
         unseen, what = _unseen(subject, held_out, settings)
@@ -152,19 +153,12 @@ def _variant(run, subject: SubjectSet, pilot: Pilot):
 def _unseen(subject: SubjectSet, held_out: SubjectSet | None, settings: TrainSettings) -> tuple[SubjectSet, str]:
     if held_out is not None and len(held_out) and held_out.has_masks:
         return held_out, f"{len(held_out)} held-out photos"
+    from ..training.augment import swapped
+
     generator = torch.Generator().manual_seed(settings.seed + 6)
-    photos = [replace(photo, pixels=_swapped(photo.pixels, photo.mask, generator))
+    photos = [replace(photo, pixels=swapped(photo.pixels, photo.mask, generator))
               for photo in subject.photos if photo.mask is not None for _ in range(2)]  # fmt: skip
     return subject.with_photos(photos), f"{len(photos)} crops with swapped backgrounds"
-
-
-def _swapped(pixels: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """The subject on a colour that fades into another, with a little grain: [3, H, W]."""
-    height, width = mask.shape
-    corners = torch.rand(1, 3, 2, 2, generator=generator) * 0.5 + torch.rand(1, 3, 1, 1, generator=generator) * 0.5
-    ground = F.interpolate(corners, (height, width), mode="bilinear", align_corners=True)[0]
-    ground = (ground + 0.02 * torch.randn(3, height, width, generator=generator)).clamp(0, 1)
-    return pixels * mask + ground * (1 - mask)
 
 
 def _compared(own: Tensor, plain: Tensor) -> tuple[float, float, float]:

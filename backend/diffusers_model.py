@@ -17,7 +17,7 @@ from ..attractor.errors import AttractorError
 from ..attractor.prompts import SUBJECT, spoken
 from ..metrics.generations import Generated, Generations
 from ..training.concept import Concept
-from ..training.contexts import add_bypass, encode_words, norm_inputs
+from ..training.contexts import Row, add_bypass, encode_words, norm_inputs
 from ..training.model import Context, Embedding, fingerprint
 from ..training.representations import NeuralMapper
 
@@ -257,7 +257,7 @@ class DiffusersModel:
             subject.truncation = truncation
         words = subject(timesteps)
         rows = len(next(iter(words.vectors.values())))
-        table = encode_words(self.encode, prompt, words, [{}] * rows)
+        table = encode_words(self.encode, [Row(prompt)] * rows, words)
         ordinary = unet.forward
 
         def forward(sample: Tensor, timestep: Any, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:

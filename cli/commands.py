@@ -32,6 +32,7 @@ from ..training.loop import train as train_concept
 from ..training.photos import SubjectSet, read_folder
 from ..training.resume import RunFolder
 from ..training.settings import TrainSettings
+from ..training.together import Among, Job, train_together
 
 _INDEX = "pictures.json"
 
@@ -71,20 +72,38 @@ def mask(chosen: Namespace) -> dict:
 
 
 def train(chosen: Namespace) -> dict:
-    """Split, mask, train, and write the concept file."""
+    """Split, mask, train, and write the concept file; of several folders, all side by side and a file each."""
     from ..backend.diffusers_model import load
 
     check_name(chosen.name)
-    names = {f.name for f in fields(TrainSettings)} - {"seed"}
-    settings = TrainSettings(**{name: getattr(chosen, name) for name in names}, seed=chosen.seed)
-    model = load(chosen.model)
-    masked, _ = _masked(read_folder(Path(chosen.dir), chosen.word), chosen, model)
-    parts = split_set(masked, chosen.held_out, chosen.seed)
-    runs = RunFolder.of(Path(chosen.out) / "runs", model, parts.train, settings, parts.held_out)
-    concept, history = train_concept(model, parts.train, settings, parts.held_out, _Lines(), runs=runs)
-    path = save_concept(concept, Path(chosen.out), chosen.name, chosen.when_exists)
-    return {"concept": str(path), "train": parts.train.names, "held_out": parts.held_out.names,
-            "best_step": history.best_step, "run_card": concept.run_card}  # fmt: skip
+    folders, words = [Path(one) for one in chosen.dir], [word.strip() for word in chosen.word.split(",")]
+    names = [chosen.name] if len(folders) == 1 else [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise AttractorError("two of the folders have the same name, and so would their concepts: rename one.")
+    if len(words) not in (1, len(folders)):
+        raise AttractorError(f"--word has {len(words)} words for {len(folders)} folders: give one, or one for each.")
+    fields_of = {f.name for f in fields(TrainSettings)} - {"seed"}
+    settings = TrainSettings(**{name: getattr(chosen, name) for name in fields_of}, seed=chosen.seed)
+    model, jobs = load(chosen.model), []
+    for i, folder in enumerate(folders):
+        word = words[i % len(words)]
+        masked, _ = _masked(read_folder(folder, word), Namespace(**{**vars(chosen), "word": word}), model)
+        parts = split_set(masked, chosen.held_out, chosen.seed)
+        runs = RunFolder.of(Path(chosen.out) / "runs", model, parts.train, settings, parts.held_out)
+        jobs.append(Job(parts.train, settings, parts.held_out, _Lines(), 0, runs))
+    if len(jobs) == 1:
+        found = [train_concept(model, jobs[0].subject, settings, jobs[0].held_out, jobs[0].watcher, runs=jobs[0].runs)]
+    else:
+        for job, watcher in zip(jobs, Among.all(_Lines(), [settings] * len(jobs)), strict=True):
+            job.watcher = watcher
+        found = train_together(model, jobs)
+    made = []
+    for name, job, (concept, history) in zip(names, jobs, found, strict=True):
+        path = save_concept(concept, Path(chosen.out), name, chosen.when_exists)
+        held_out = job.held_out.names if job.held_out else []
+        made.append({"concept": str(path), "train": job.subject.names, "held_out": held_out,
+                     "best_step": history.best_step, "run_card": concept.run_card})  # fmt: skip
+    return made[0] if len(made) == 1 else {"concepts": made}
 
 
 def sample(chosen: Namespace) -> dict:

@@ -16,11 +16,10 @@ from ..attractor.errors import AttractorError
 from ..attractor.masks import UNITS
 from ..attractor.photo_masks import BACK_ENDS
 from ..attractor.saliency import KINDS
-from ..training.settings import BACKGROUND_SCOPES, REPRESENTATIONS, TrainSettings
+from ..training.settings import CHOICES, TrainSettings
 from . import commands
 
 _MODELS_HELP = "without it: $ATTRACTOR_MODELS, the current folder, and the pack's own .host/models"
-_CHOICES = {"background_scope": BACKGROUND_SCOPES, "representation": REPRESENTATIONS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,11 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     mask.add_argument("--model", default="", help="for the back end attention: demo, a diffusers folder, or a file")
     mask.add_argument("--out", required=True, help="folder for the masks, <stem>.png each")
 
-    train = _command(commands_of, "train", commands.train, "learn a concept from the photos")
+    train = _command(commands_of, "train", commands.train, "learn a concept from the photos", nargs="+")
     _split_options(train)
     _mask_options(train)
     _model_option(train)
-    train.add_argument("--name", default="my-subject", help="name of the concept file")
+    train.add_argument("--name", default="my-subject", help="name of the concept file; of several, the folders' names")
     train.add_argument("--out", required=True, help="folder for the concept file, and for runs/ with state and curve")
     train.add_argument("--when-exists", choices=("refuse", "number", "overwrite"), default="refuse")
     for field in fields(TrainSettings):
@@ -104,9 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(parsers, name: str, run, help_text: str) -> argparse.ArgumentParser:
+def _command(parsers, name: str, run, help_text: str, nargs: str | None = None) -> argparse.ArgumentParser:
     parser = parsers.add_parser(name, help=help_text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("dir", metavar="DIR", help="folder of photos, or of pictures for sample and score")
+    about = "folder of photos, or of pictures for sample and score"
+    if nargs:
+        about = "folder of photos; several are trained side by side"
+    parser.add_argument("dir", metavar="DIR", nargs=nargs, help=about)
     parser.add_argument("--json", metavar="FILE", help="write the result there in the place of stdout")
     parser.set_defaults(run=run)
     return parser
@@ -120,7 +122,8 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
 def _mask_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=BACK_ENDS, default="auto",
                         help="auto compares all whose models are there; with --masks it is external")  # fmt: skip
-    parser.add_argument("--word", default="subject", help="what the subject is, such as dog")
+    parser.add_argument("--word", default="subject", 
+                        help="what the subject is, such as dog; for several folders dog,cat")  # fmt: skip
     parser.add_argument("--masks", help="folder of masks <stem>.png, for the back end external")
     parser.add_argument("--click", action="append", metavar="[NAME:]X,Y",
                         help="a point on the subject, or a box X0,Y0,X1,Y1, in pixels or fractions; repeatable, "
@@ -142,8 +145,8 @@ def _setting(parser: argparse.ArgumentParser, name: str, default) -> None:
     flag = "--" + name.replace("_", "-")
     if isinstance(default, bool):
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
-    elif name in _CHOICES:
-        parser.add_argument(flag, choices=_CHOICES[name], default=default)
+    elif name in CHOICES:
+        parser.add_argument(flag, choices=CHOICES[name], default=default)
     else:
         parser.add_argument(flag, type=type(default), default=default)
 

@@ -23,47 +23,63 @@ class LoadSubject(io.ComfyNode):
             display_name="Load Subject",
             category=CATEGORY,
             description="Read the photos of one subject from a folder, or take them from an IMAGE. Photos of any "
-            "size, format and orientation go together; none is resized to fit another.",
+            "size, format and orientation go together; none is resized to fit another. Several folders, one a line, "
+            "give a list of subjects, which the next nodes take in turn and Train Concept trains side by side.",
             is_input_list=True,
             inputs=[
                 io.String.Input(
-                    "folder", default="",
-                    tooltip="Folder of photos of one subject: a full path, or a folder inside ComfyUI's input folder.",
+                    "folder", default="", multiline=True,
+                    tooltip="Folder of photos of one subject: a full path, or a folder inside ComfyUI's input folder. "
+                    "One a line for several subjects.",
                 ),
                 io.String.Input(
                     "class_word", default="dog",
-                    tooltip="What the subject is, in a word or two, such as 'dog'. Training starts from this word.",
+                    multiline=True,
+                    tooltip="What the subject is, in a word or two, such as 'dog'. Training starts from this word. "
+                    "For several folders one for all, or one a line.",
                 ),
                 io.Image.Input("images", optional=True, tooltip="Photos from the graph, in the place of a folder."),
             ],
             outputs=[
-                SubjectSetType.Output("subject", display_name="subject"),
+                SubjectSetType.Output("subject", display_name="subject", is_output_list=True),
                 io.Image.Output("photos", display_name="photos", is_output_list=True),
             ],
         )  # fmt: skip
 
     @classmethod
     def fingerprint_inputs(cls, folder, class_word, images=None):
-        folder = single(folder)
-        if not folder:  # photos from the graph, or a folder that another node names
-            return str(single(class_word))
+        if not single(folder):  # photos from the graph, or a folder that another node names
+            return str(class_word)
         try:
-            path = folders.subject_folder(folder)
-            files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            state = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+            files = [p for line in _lines(folder) for p in sorted(folders.subject_folder(line).iterdir())]
+            photos = [p for p in files if p.suffix.lower() in SUFFIXES]
+            state = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in photos]
         except (OSError, AttractorError):
             return math.nan
-        return hashlib.sha256(repr((state, single(class_word))).encode()).hexdigest()
+        return hashlib.sha256(repr((state, class_word)).encode()).hexdigest()
 
     @classmethod
     def execute(cls, folder, class_word, images=None):
-        word = single(class_word) or ""
+        words, paths = _lines(class_word), _lines(folder)
         if images:
             flat = [image for batch in images for image in batch]
-            subject = subject_set([photo_from_tensor(x, f"image_{i:02d}") for i, x in enumerate(flat)], word)
+            photos = [photo_from_tensor(x, f"image_{i:02d}") for i, x in enumerate(flat)]
+            subjects = [subject_set(photos, words[0] if words else "")]
         else:
-            subject = read_folder(folders.subject_folder(single(folder) or ""), word)
-        return io.NodeOutput(subject, [to_host(photo.pixels[None]) for photo in subject.photos])
+            if len(words) > 1 and len(words) != len(paths):
+                raise AttractorError(
+                    f"class_word has {len(words)} lines and folder {len(paths)}: give one word for all folders, or one "
+                    "for each, in the same order."
+                )
+            paths = [folders.subject_folder(line) for line in paths or [""]]
+            subjects = [read_folder(path, words[i % len(words)] if words else "") for i, path in enumerate(paths)]
+        return io.NodeOutput(subjects, [to_host(p.pixels[None]) for one in subjects for p in one.photos])
+
+
+def _lines(given) -> list[str]:
+    """The lines of a text, or of a list of them, that are not empty."""
+    texts = given if isinstance(given, list | tuple) else [given]
+    return [line.strip() for text in texts for line in str(text or "").splitlines() if line.strip()]
 
 
 class Split(io.ComfyNode):

@@ -7,18 +7,21 @@ import json
 import torch
 from comfy_api.latest import io
 
+from ..attractor.errors import AttractorError
 from ..attractor.prompts import SUBJECT
 from ..metrics.charts import loss_curve
 from ..metrics.generations import from_picture, to_picture
 from ..metrics.splits import check_disjoint
 from ..training.loop import train
 from ..training.resume import RunFolder
-from ..training.settings import BACKGROUND_SCOPES, REPRESENTATIONS, TrainSettings
+from ..training.schedules import SCHEDULES, TIMESTEPS
+from ..training.settings import BACKGROUND_CHANGES, BACKGROUND_SCOPES, REPRESENTATIONS, TrainSettings
+from ..training.together import Among, Job, train_together
 from .host import folders
 from .host.model import HostModel
 from .host.progress import HostWatcher
 from .host.sampling import SamplerSettings, sample_grid
-from .types import CATEGORY, ConceptType, SubjectSetType, to_host
+from .types import CATEGORY, ConceptType, SubjectSetType, single, to_host
 
 _DEFAULT = TrainSettings()
 
@@ -82,7 +85,8 @@ class Train(io.ComfyNode):
             display_name="Train Concept",
             category=CATEGORY,
             description="Learn an embedding of the subject on the loaded models (Textual Inversion with a background "
-            "attractor). The models are left exactly as they were.",
+            "attractor). The models are left exactly as they were. Lists of sets or settings are trained side by side.",
+            is_input_list=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model"),
@@ -112,36 +116,90 @@ class Train(io.ComfyNode):
                     tooltip="Gradient checkpointing: less memory, about a third more time. Where memory runs out it is "
                     "switched on by itself.",
                 ),
+                *_finer_inputs(),
             ],
             outputs=[
-                ConceptType.Output("concept", display_name="concept"),
-                io.Image.Output("curve", display_name="loss curve"),
-                io.String.Output("run_card", display_name="run card"),
+                ConceptType.Output("concept", display_name="concept", is_output_list=True),
+                io.Image.Output("curve", display_name="loss curve", is_output_list=True),
+                io.String.Output("run_card", display_name="run card", is_output_list=True),
             ],
         )  # fmt: skip
 
     @classmethod
-    def execute(
-        cls, model, clip, vae, train_set, preview_every, preview_prompt, training_seed, held_out_set=None, **chosen
-    ):
-        settings = TrainSettings(**chosen, seed=training_seed)
-        host = HostModel(model, clip, vae)
-        runs = RunFolder.of(folders.report_folder("runs"), host, train_set, settings, held_out_set)
-        side = settings.resolution
+    def execute(cls, model, clip, vae, **lists):
+        if empty := [name for name, values in lists.items() if not values]:
+            raise AttractorError(f"{empty[0]} is an empty list: the node before it gave nothing.")
+        count = max(len(values) for values in lists.values())
+        each = [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)]
+        host = HostModel(single(model), single(clip), single(vae))
+        for one in each:
+            if one.get("held_out_set") is not None:
+                check_disjoint(one["train_set"], one["held_out_set"])
+        jobs = [_job(host, **chosen) for chosen in each]
+        runs = [job.runs for job in jobs if job.runs is not None]
 
         def sample(step, concept):
+            job, side = jobs[0], jobs[0].settings.resolution
             sampler = SamplerSettings(steps=12, cfg=5.0, width=side, height=side)
+            prompt, seed = each[0]["preview_prompt"], job.settings.seed
             with torch.inference_mode():
-                grid = sample_grid(model, clip, vae, concept, "", [preview_prompt], [settings.seed], sampler, 1, False)
+                grid = sample_grid(host.patcher, host.clip, host.vae, concept, "", [prompt], [seed], sampler, 1, False)
             picture = to_picture(grid.images[0])
-            runs.add_picture(f"preview-{step:06d}.png", picture)
+            runs[0].add_picture(f"preview-{step:06d}.png", picture)
             return picture
 
-        if held_out_set is not None:
-            check_disjoint(train_set, held_out_set)
         watcher = HostWatcher(cls.hidden.unique_id, loss_curve, sample)
-        concept, history = train(host, train_set, settings, held_out_set, watcher, preview_every, runs)
-        watcher.finish(history)
-        curve = loss_curve(history)
-        runs.add_picture("curve.png", curve)
-        return io.NodeOutput(concept, to_host(from_picture(curve)[None]), json.dumps(concept.run_card, indent=2))
+        if count == 1:
+            job = jobs[0]
+            found = [train(host, job.subject, job.settings, job.held_out, watcher, job.preview_every, job.runs)]
+        else:
+            for job, own in zip(jobs, Among.all(watcher, [one.settings for one in jobs]), strict=True):
+                job.watcher = own
+            found = train_together(host, jobs)
+        watcher.finish(found[0][1])
+        curves = [loss_curve(history) for _, history in found]
+        for run, curve in zip(runs, curves, strict=True):
+            run.add_picture("curve.png", curve)
+        cards = [json.dumps(concept.run_card, indent=2) for concept, _ in found]
+        return io.NodeOutput([concept for concept, _ in found], [to_host(from_picture(c)[None]) for c in curves], cards)
+
+
+def _job(host, train_set, preview_every, preview_prompt, training_seed, held_out_set=None, **chosen) -> Job:
+    settings = TrainSettings(**chosen, seed=training_seed)
+    runs = RunFolder.of(folders.report_folder("runs"), host, train_set, settings, held_out_set)
+    return Job(train_set, settings, held_out_set, None, preview_every, runs)
+
+
+def _finer_inputs() -> list:
+    """Inputs that most users leave alone."""
+    return [
+        io.Combo.Input(
+            "schedule", options=list(SCHEDULES), default=_DEFAULT.schedule, optional=True,
+            tooltip="Of the learning rate after its warm-up: falling to a tenth along a cosine, or constant.",
+        ),
+        io.Float.Input(
+            "ema", default=_DEFAULT.ema, min=0, max=0.9999, step=0.01, round=1e-4, optional=True,
+            tooltip="Decay of a running mean of the embedding, kept in its place: .98 smooths 50 steps. 0: off.",
+        ),
+        io.Float.Input(
+            "min_snr", default=_DEFAULT.min_snr, min=0, max=1000, step=0.5, optional=True,
+            tooltip="Gamma of min-SNR weights, 5 in its paper: nearly clean pictures count less. 0: off.",
+        ),
+        io.Combo.Input(
+            "timestep_sampling", options=list(TIMESTEPS), default=_DEFAULT.timestep_sampling, optional=True,
+            tooltip="Which noise levels are trained on: all alike, or strong noise more often, where layout is set.",
+        ),
+        io.Float.Input(
+            "colour", default=_DEFAULT.colour, min=0, max=1, step=0.05, optional=True,
+            tooltip="Random change of the views' colours: 1 is up to 30% of brightness, contrast, saturation and cast. "
+            "Not for a subject that is known by its colour.",
+        ),
+        io.Combo.Input(
+            "background_change", options=list(BACKGROUND_CHANGES), default=_DEFAULT.background_change, optional=True,
+            tooltip="Give half of the views another background by their masks: blurred, or swapped for plain colours.",
+        ),
+        io.Float.Input(
+            "keeps_context", default=_DEFAULT.keeps_context, min=0, max=1000, step=0.01, optional=True,
+            tooltip="Weight of a loss that holds the other words where they stand beside the class word. 0: off.",
+        ),
+    ]  # fmt: skip

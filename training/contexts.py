@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,20 +18,44 @@ BYPASS = 0.2  # weight of NeTI's textual bypass, of the encoder output's own nor
 Encode = Callable[[Sequence[str], Sequence[Mapping[str, Embedding]], "Sequence[Embedding] | None"], Context]
 
 
-def encode_words(encode: Encode, prompt: str, words: Words, beside: Sequence[Mapping[str, Embedding]]) -> Context:
-    """Contexts of a prompt, [R, T, D], or [R, L, T, D] where the layers get different ones.
+@dataclass(frozen=True)
+class Row:
+    """A prompt, and what the markers in it stand for, other than the subject's."""
 
-    encode: a model's. beside: what other markers stand for, one for each of R rows; words of R timesteps belong to the
-    rows in turn, those of one to all. The pooled output is the mean over layers.
+    prompt: str
+    beside: Mapping[str, Embedding] = field(default_factory=dict)
+
+
+def encode_words(encode: Encode, rows: Sequence[Row], words: Words) -> Context:
+    """Contexts of prompts, [R, T, D], or [R, L, T, D] where the layers get different ones.
+
+    encode: a model's. Words of R timesteps belong to the rows in turn, those of one to all. The pooled output is the
+    mean over layers.
     """
-    vectors, bypass = words.vectors, words.bypass
-    steps, layers = next(iter(vectors.values())).shape[:2]
-    places = [(row, row if steps > 1 else 0, layer) for row in range(len(beside)) for layer in range(layers)]
-    embedded = [{SUBJECT: {k: v[s, layer] for k, v in vectors.items()}, **beside[row]} for row, s, layer in places]
-    added = None if bypass is None else [{k: v[s, layer] for k, v in bypass.items()} for _, s, layer in places]
-    found = encode([prompt] * len(places), embedded, added)
-    if layers == 1 and added is None:
-        return found
+    return encode_together(encode, [(rows, words)])[0]
+
+
+def encode_together(encode: Encode, many: Sequence[tuple[Sequence[Row], Words]]) -> list[Context]:
+    """As `encode_words` for several subjects of the same representation, in one batch of the text encoder."""
+    prompts, embedded, added, sizes = [], [], [], []
+    for rows, words in many:
+        steps, layers = next(iter(words.vectors.values())).shape[:2]
+        places = [(row, at if steps > 1 else 0, layer) for at, row in enumerate(rows) for layer in range(layers)]
+        prompts += [row.prompt for row, _, _ in places]
+        embedded += [{SUBJECT: {k: v[s, n] for k, v in words.vectors.items()}, **row.beside} for row, s, n in places]
+        if words.bypass is not None:
+            added += [{k: v[s, n] for k, v in words.bypass.items()} for _, s, n in places]
+        sizes.append((len(places), layers))
+    found = encode(prompts, embedded, added or None)
+    contexts, start = [], 0
+    for count, layers in sizes:
+        own = found.select(torch.arange(start, start + count, device=found.tokens.device)) if len(sizes) > 1 else found
+        contexts.append(own if layers == 1 and not added else _by_layer(own, layers))
+        start += count
+    return contexts
+
+
+def _by_layer(found: Context, layers: int) -> Context:
     pooled = None if found.pooled is None else found.pooled.unflatten(0, (-1, layers)).mean(1)
     values = None if found.values is None else found.values.unflatten(0, (-1, layers))
     return Context(found.tokens.unflatten(0, (-1, layers)), pooled, values)

@@ -10,23 +10,23 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.utils.deterministic
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from .concept import Concept
+from .device import deterministic, is_out_of_memory
 from .history import History, has_settled, latest_as_good
 from .model import DiffusionModel, Embedding
-from .objective import Draw, Subject, contexts_of, draw, fixed_draws, loss
+from .objective import Draw, Part, Subject, draw, fixed_draws, loss, losses_in_turn
 from .photos import SubjectSet
 from .representations import SD15_TABLE_SCALE, build, restore
 from .resume import Progress, RunFolder
 from .run_card import run_card
+from .schedules import mean_weight, rate_factor
 from .settings import TrainSettings
 from .views import Views, make_views
 
@@ -34,6 +34,12 @@ _EVALUATIONS = 12  # measurements of the fixed losses in a run
 _FIXED_SAMPLES = 24
 
 log = logging.getLogger(__name__)
+
+Steps = Generator[str, None, None]
+"""A phase of a run, driven from outside: it yields the phase's name where it wants the gradients of a random batch; who
+drives it adds them up, says the loss by `TrainingRun.loss_was`, and goes on. An error is thrown into it, so that it
+saves its last whole step.
+"""
 
 
 class Watcher(Protocol):
@@ -110,7 +116,9 @@ class TrainingRun:
         self.generator = torch.Generator().manual_seed(settings.seed)
         s = settings
         with torch.no_grad():
-            self.views = make_views(model, subject, s.resolution, s.views, s.zoom, s.flip, s.seed)
+            self.views = make_views(
+                model, subject, s.resolution, s.views, s.zoom, s.flip, s.seed, s.colour, s.background_change
+            )
             self.held_out = None
             if held_out is not None and len(held_out):
                 self.held_out = make_views(model, held_out, s.resolution, 1, 1.0, False, s.seed)
@@ -121,13 +129,18 @@ class TrainingRun:
         self.representation.generator = self.generator
         self.representation.requires_grad_(False)
         self.backgrounds = self._start_backgrounds()
+        self._own = self.views.unchanged()  # those that show the background which is to be explained
+        self._word = {k: v[torch.arange(s.vectors if s.representation != "NeTI" else 1) % len(v)].to(model.device)
+                      for k, v in word.items()} if s.keeps_context else None  # fmt: skip
+        self._mean: dict[str, Tensor] = {}
         self._best = self._copy()
         self._kept: list[tuple[int, dict[str, Tensor], Tensor]] = []
-        self.has_background = float((1 - self.views.masks).mean()) > 0.02
+        self.has_background = float((1 - self._own.masks).mean()) > 0.02
         self._progress = runs.load() if runs else None
         if self._progress is not None:
             self._restore(self._progress)
         self._parts = 1
+        self._number = math.nan
 
     @property
     def vectors(self) -> Embedding:
@@ -148,16 +161,35 @@ class TrainingRun:
 
     def learn_background(self) -> None:
         """Train the background tokens on background pixels until their fixed loss no longer falls; freeze them."""
+        self._alone(self.background_steps())
+
+    def learn_subject(self, preview_every: int = 0) -> None:
+        """Train the representation; where the background was not learnt first, its tokens beside it."""
+        self._alone(self.subject_steps(preview_every))
+
+    def _alone(self, steps: Steps) -> None:
+        for phase in steps:
+            try:
+                self.loss_was(self.gradients(phase))
+            except BaseException as error:
+                steps.throw(error)
+
+    def loss_was(self, value: float) -> None:
+        """The loss of the batch whose gradients have been added up."""
+        self._number = value
+
+    def background_steps(self) -> Steps:
+        """The first phase, step by step: yields where gradients are wanted, see `Steps`."""
         if not self.apart:
             return
         limit = self.settings.background_steps
-        fixed = fixed_draws(self.model, self.views, _FIXED_SAMPLES, self.settings.batch_size, self.settings.seed + 1)
+        fixed = self._fixed(self._own, 1)
         every = max(1, limit // _EVALUATIONS)
 
         def after(step: int) -> bool:
             if step % every and step != limit:
                 return False
-            value = float(self._measure(self.views, fixed, self.backgrounds, "background").mean())
+            value = float(self._measure(self._own, fixed, self.backgrounds, "background").mean())
             self.history.background.append((step - limit, value))
             self.watcher.measured(self.history)
             return self.has_settled([v for _, v in self.history.background])
@@ -165,15 +197,15 @@ class TrainingRun:
         if self._progress is None or self._progress.phase == "background":
             groups = [{"params": [v], "lr": self.rate_of(key)} for one in self.backgrounds for key, v in one.items()]
             _require_grad([v for group in groups for v in group["params"]], True)
-            self.history.background_steps = self._optimise(groups, limit, "background", after)
+            self.history.background_steps = yield from self._optimise(groups, limit, "background", after)
         _require_grad([t for b in self.backgrounds for t in b.values()], False)
 
-    def learn_subject(self, preview_every: int) -> None:
-        """Train the representation; where the background was not learnt first, its tokens beside it."""
-        steps, batch, seed = self.settings.steps, self.settings.batch_size, self.settings.seed
+    def subject_steps(self, preview_every: int = 0) -> Steps:
+        """The second phase, step by step."""
+        steps = self.settings.steps
         together = self.backgrounds if self.backgrounds and not self.apart else []
-        fixed = fixed_draws(self.model, self.views, _FIXED_SAMPLES, batch, seed + 2)
-        held = self.held_out and fixed_draws(self.model, self.held_out, _FIXED_SAMPLES, batch, seed + 3)
+        fixed = self._fixed(self.views, 2)
+        held = self.held_out and self._fixed(self.held_out, 3)
         every = max(1, steps // _EVALUATIONS)
 
         def after(step: int) -> bool:
@@ -194,7 +226,7 @@ class TrainingRun:
         groups = self.representation.groups(self.settings.learning_rate, self.scale)
         groups += [{"params": [v], "lr": self.rate_of(key)} for one in together for key, v in one.items()]
         _require_grad([v for group in groups for v in group["params"]], True)
-        self._optimise(groups, steps, "subject", after)
+        yield from self._optimise(groups, steps, "subject", after)
         self._choose(steps)
 
     def measure_plain(self) -> dict[str, float]:
@@ -205,21 +237,27 @@ class TrainingRun:
         if self.representation.kind == "TI":
             return {}
         self.representation.load_state_dict(self._best)
+        self._mean = {}
         views = self.held_out or self.views
-        fixed = fixed_draws(self.model, views, _FIXED_SAMPLES, self.settings.batch_size, self.settings.seed + 3)
+        fixed = self._fixed(views, 3)
         own = float(self._measure(views, fixed, (), "subject").mean())
         plain = float(self._measure(views, fixed, (), "subject", self.representation.plain()).mean())
         return {"own": own, "plain": plain}
 
-    def _optimise(self, groups: list[dict], steps: int, phase: str, after: Callable[[int], bool]) -> int:
-        """AdamW with warm-up and cosine decay; gives the number of steps taken before `after` said to stop.
+    def _optimise(
+        self, groups: list[dict], steps: int, phase: str, after: Callable[[int], bool]
+    ) -> Generator[str, None, int]:
+        """AdamW with a schedule of its rate; gives the number of steps taken before `after` said to stop.
 
         Goes on where the saved progress ends. When something is raised, the last whole step is saved first.
         """
         optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
         # in half precision small gradients would round to zero on their way through the U-Net
         scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.model.compute_dtype == torch.float16)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _warm_cosine(i, steps))
+        self.scaler = scaler
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda i: rate_factor(self.settings.schedule, i, steps)
+        )
         done, limit = 0, self.settings.background_steps if self.apart else 0
         if self._progress is not None:
             done = self._progress.step
@@ -232,7 +270,8 @@ class TrainingRun:
             for step in range(done + 1, steps + 1):
                 if phase == "subject":
                     self.representation.begin(step, steps)
-                number = self._gradients(phase, scaler)
+                yield phase
+                number = self._number
                 if not math.isfinite(number):
                     raise AttractorError(
                         f"The loss became {number} at step {step} of the {phase}. Nothing was kept. Lower "
@@ -244,6 +283,8 @@ class TrainingRun:
                 scaler.update()
                 optimiser.zero_grad(set_to_none=True)
                 schedule.step()
+                if phase == "subject" and self.settings.ema:
+                    self._average(step)
                 self.history.losses.append((step - steps if phase == "background" else step, number))
                 progress = self._runs and Progress.at(phase, step, self.history, len(self._kept), self.generator)
                 if self._runs and progress and self._runs.is_due():
@@ -261,7 +302,8 @@ class TrainingRun:
 
     def _save(self, progress: Progress, optimiser: Any, scaler: Any) -> None:
         if self._runs is not None:
-            own = {"representation": self.representation.state_dict(), "backgrounds": self.backgrounds}
+            own = {"representation": self.representation.state_dict(), "mean": self._mean,
+                   "backgrounds": self.backgrounds}  # fmt: skip
             self._runs.save(progress, {**own, "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict()},
                             self._kept)  # fmt: skip
 
@@ -270,6 +312,7 @@ class TrainingRun:
         self.history = progress.history
         self.generator.set_state(progress.generator)
         self.representation.load_state_dict(progress.state["representation"])
+        self._mean = progress.state["mean"]
         self._kept = progress.kept
         with torch.no_grad():
             for own, saved in zip(self.backgrounds, progress.state["backgrounds"], strict=True):
@@ -280,7 +323,33 @@ class TrainingRun:
         """Whether the background is explained."""
         return has_settled(values)
 
-    def _gradients(self, phase: str, scaler: Any) -> float:
+    def _fixed(self, views: Views, seed: int) -> list[Draw]:
+        """Draws to measure on; without gradients larger batches take no more memory than those of the training."""
+        batch = min(_FIXED_SAMPLES, self.settings.batch_size * 3)
+        return fixed_draws(self.model, views, _FIXED_SAMPLES, batch, self.settings.seed + seed)
+
+    def _average(self, step: int) -> None:
+        """Draw the newest numbers into their running mean."""
+        newest = self.representation.state_dict()
+        for key, value in newest.items():
+            if key not in self._mean or not value.is_floating_point():
+                self._mean[key] = value.detach().clone()
+            else:
+                self._mean[key].lerp_(value.detach(), mean_weight(self.settings.ema, step))
+
+    def random(self, phase: str) -> Draw:
+        """What is random in a step of a phase."""
+        views, s = self._own if phase == "background" else self.views, self.settings
+        return draw(self.model, views, s.batch_size, self.generator, s.timestep_sampling)
+
+    def part(self, phase: str, random: Draw) -> Part:
+        """What a step of a phase looks at."""
+        s, views = self.settings, self._own if phase == "background" else self.views
+        keeps = s.keeps_context if phase == "subject" else 0.0
+        return Part(views, random, self.representation, self.backgrounds, s.strength, phase, s.min_snr, keeps,
+                    self._word)  # fmt: skip
+
+    def gradients(self, phase: str) -> float:
         """Add up the gradients of one random batch; its loss.
 
         When memory runs out, the same batch is done again with less: first activations are computed anew in backward
@@ -289,22 +358,26 @@ class TrainingRun:
         self.representation.train(phase == "subject")
         before = self.generator.get_state()
         while True:
-            random = draw(self.model, self.views, self.settings.batch_size, self.generator)
+            random = self.random(phase)
             try:
                 total = 0.0
                 for part in random.split(self._parts):
                     value = self.step_losses(phase, part).sum() / len(random.index)
                     total += float(value.detach())
                     if math.isfinite(total):
-                        scaler.scale(value).backward()
+                        self.scaler.scale(value).backward()
                 return total
             except RuntimeError as error:
                 if not is_out_of_memory(error) or not self._make_room():
                     raise
             gc.collect()  # what the failed step held
-            self.generator.set_state(before)
-            for parameter in (*self.representation.parameters(), *(v for b in self.backgrounds for v in b.values())):
-                parameter.grad = None
+            self.forget(before)
+
+    def forget(self, state: Tensor) -> None:
+        """Undo a step that failed: gradients, and the generator's state."""
+        self.generator.set_state(state)
+        for parameter in (*self.representation.parameters(), *(v for b in self.backgrounds for v in b.values())):
+            parameter.grad = None
 
     def _make_room(self) -> bool:
         """Take the next measure against running out of memory; False when there is none left."""
@@ -321,8 +394,7 @@ class TrainingRun:
 
     def step_losses(self, phase: str, random: Draw) -> Tensor:
         """The losses [B] of the samples of a step, in the phase "background" or "subject"."""
-        strength = self.settings.strength
-        return loss(self.model, self.views, random, self.representation, self.backgrounds, strength, phase)
+        return loss(self.model, self.part(phase, random))
 
     @torch.no_grad()
     def _measure(
@@ -330,11 +402,15 @@ class TrainingRun:
     ) -> Tensor:
         """Losses of the fixed samples: [N]."""
         self.representation.eval()
-        subject, strength = subject or self.representation, self.settings.strength
-        contexts = contexts_of(self.model, views, draws, subject, backgrounds)
-        parts = [loss(self.model, views, d, subject, backgrounds, strength, part, context)
-                 for d, context in zip(draws, contexts, strict=True)]  # fmt: skip
-        values = torch.cat(parts).cpu()
+        own = self.representation.state_dict()
+        newest = {key: value.clone() for key, value in own.items()} if self._mean and subject is None else {}
+        if newest:
+            self.representation.load_state_dict(self._mean)
+        parts = [Part(views, d, subject or self.representation, backgrounds, self.settings.strength, part)
+                 for d in draws]  # fmt: skip
+        values = losses_in_turn(self.model, parts).cpu()
+        if newest:
+            self.representation.load_state_dict(newest)
         if not torch.isfinite(values).all():
             raise AttractorError(
                 f"The loss became nan at step {len(self.history.losses)}, measured on the {part}. Nothing was kept. "
@@ -382,24 +458,9 @@ class TrainingRun:
         return self.settings.learning_rate * self.scale[key] / SD15_TABLE_SCALE
 
     def _copy(self) -> dict[str, Tensor]:
-        """The representation's numbers as they are now."""
-        state = self.representation.state_dict()
+        """The representation's numbers as they are now, or their running mean."""
+        state = self._mean or self.representation.state_dict()
         return {k: v.detach().to("cpu", copy=True) for k, v in state.items()}
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """Deterministic kernels where there are any: sums of several threads would differ in the last bit each time."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    memory: Any = torch.utils.deterministic
-    fill = memory.fill_uninitialized_memory
-    try:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        memory.fill_uninitialized_memory = False
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        memory.fill_uninitialized_memory = fill
 
 
 def _continue(progress: Progress, optimiser: Any, scaler: Any, schedule: Any) -> None:
@@ -411,20 +472,6 @@ def _continue(progress: Progress, optimiser: Any, scaler: Any, schedule: Any) ->
         group["lr"] = rate * factor(progress.step)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device, or on a CPU the machine, has no memory left."""
-    # the second is what oneDNN says when it finds no room for a convolution's scratchpad
-    words = ("can't allocate memory", "could not create a primitive")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
-
-
 def _require_grad(parameters: Sequence[Tensor], on: bool) -> None:
     for parameter in parameters:
         parameter.requires_grad_(on)
-
-
-def _warm_cosine(step: int, steps: int) -> float:
-    warm = max(1, steps // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))

@@ -41,14 +41,22 @@ class Context:
 
 
 def joined(contexts: Sequence[Context]) -> Context:
-    """Contexts of the same kind, one after the other."""
+    """Contexts of the same prompt lengths, one after the other; those for all layers are repeated for each if need be.
+    """
+    if len(contexts) == 1:
+        return contexts[0]
+    layers = max((one.tokens.shape[1] for one in contexts if one.tokens.ndim == 4), default=0)
 
     def together(parts: list[Tensor | None]) -> Tensor | None:
         there = [part for part in parts if part is not None]
-        return torch.cat(there) if there else None
+        return torch.cat([_for_layers(part, layers) for part in there]) if there else None
 
-    tokens = torch.cat([one.tokens for one in contexts])
+    tokens = torch.cat([_for_layers(one.tokens, layers) for one in contexts])
     return Context(tokens, together([c.pooled for c in contexts]), together([c.values for c in contexts]))
+
+
+def _for_layers(tokens: Tensor, layers: int) -> Tensor:
+    return tokens[:, None].expand(-1, layers, -1, -1) if layers and tokens.ndim == 3 else tokens
 
 
 class DiffusionModel(Protocol):

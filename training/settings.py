@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ..attractor.errors import AttractorError
+from .schedules import SCHEDULES, TIMESTEPS
 
 REPRESENTATIONS = ("TI", "XTI", "NeTI")
 BACKGROUND_SCOPES = ("shared", "per photo", "none")
+BACKGROUND_CHANGES = ("none", "blur", "swap")
+CHOICES = {
+    "representation": REPRESENTATIONS, "background_scope": BACKGROUND_SCOPES, "schedule": SCHEDULES,
+    "timestep_sampling": TIMESTEPS, "background_change": BACKGROUND_CHANGES,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,12 @@ class TrainSettings:
     flip: mirror half of the views. views: views of a photo that are encoded. seed: of everything random.
     representation: vectors (TI), vectors for each layer of the U-Net (XTI), or a network of timestep and layer (NeTI),
     which has one vector whatever `vectors` says. checkpointing: compute the U-Net's activations anew in backward, which
-    takes less memory and more time; where memory runs out that is done anyway.
+    takes less memory and more time; where memory runs out that is done anyway. schedule: of the learning rate after its
+    warm-up. ema: decay of a running mean of the representation, which is kept in its place; 0 for none. min_snr: gamma
+    of the min-SNR weights, 0 for none, 5 in its paper. timestep_sampling: see schedules.draw_timesteps. colour: largest
+    random change of a view's colours, 0 to 1. background_change: what happens to the background of half of the views,
+    by the masks. keeps_context: weight of the loss that keeps the other words of a prompt where they stand beside the
+    class word.
     """
 
     steps: int = 400
@@ -41,6 +52,13 @@ class TrainSettings:
     seed: int = 0
     representation: str = "TI"
     checkpointing: bool = False
+    schedule: str = "cosine"
+    ema: float = 0.0
+    min_snr: float = 0.0
+    timestep_sampling: str = "uniform"
+    colour: float = 0.0
+    background_change: str = "none"
+    keeps_context: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise AttractorError, naming the input, for a value that cannot be."""
@@ -48,16 +66,17 @@ class TrainSettings:
             ("steps", 1, 100_000), ("batch_size", 1, 256), ("vectors", 1, 32), ("background_vectors", 1, 32),
             ("background_steps", 0, 100_000), ("views", 1, 256), ("resolution", 64, 2048),
             ("learning_rate", 1e-7, 10), ("strength", 0, 1), ("zoom", 1, 4),
+            ("ema", 0, 0.9999), ("min_snr", 0, 1000), ("colour", 0, 1), ("keeps_context", 0, 1000),
         ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:
                 raise AttractorError(f"{name} is {value:g}: it lies between {low:g} and {high:g}.")
         if self.resolution % 64:
             raise AttractorError(f"resolution is {self.resolution}: take a multiple of 64, such as 512.")
-        if self.background_scope not in BACKGROUND_SCOPES:
-            raise AttractorError(f"background_scope is {self.background_scope!r}: one of {BACKGROUND_SCOPES}.")
-        if self.representation not in REPRESENTATIONS:
-            raise AttractorError(f"representation is {self.representation!r}: one of {REPRESENTATIONS}.")
+        for name, options in CHOICES.items():
+            value = getattr(self, name)
+            if value not in options:
+                raise AttractorError(f"{name} is {value!r}: one of {options}.")
 
     def card(self) -> dict:
         """The fields as a plain dict."""

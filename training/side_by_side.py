@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..attractor.loss import weighted_error
-from ..attractor.masks import pixel_weight
-from ..attractor.prompts import BACKGROUND, SUBJECT, templates
 from .loop import TrainingRun
 from .model import Embedding
-from .objective import Draw, draw
+from .objective import Draw, Part, draw, losses, predict
 from .views import Views
 
 _CELLS = 4 * 64 * 64  # latent cells in one batch: a batch of 4 at 512 pixels
@@ -54,10 +51,10 @@ class SideBySide:
         random = draw(run.model, run.views, run.settings.batch_size, self._generator)
         values: list[Tensor] = []
         for start, vectors in self._groups(self.vectors, run.views, len(random.index)):
-            losses = self._losses(run.views, random, vectors, run.backgrounds)
             variants = self.variants[start : start + len(vectors)]
-            weights = [pixel_weight(one.masks[random.index], one.strength) for one in variants]
-            found = [weighted_error(*own, w).mean() for own, w in zip(losses, weights, strict=True)]
+            parts = [Part(replace(run.views, masks=one.masks), random, own, run.backgrounds, one.strength, "subject")
+                     for one, own in zip(variants, vectors, strict=True)]  # fmt: skip
+            found = [each.mean() for each in losses(run.model, parts)]
             self._scaler.scale(torch.stack(found).sum()).backward()
             values += [value.detach() for value in found]
         self._scaler.step(self._optimiser)
@@ -85,9 +82,9 @@ class SideBySide:
         for one in draws:
             masks = views.masks[one.index]
             groups = self._groups(vectors, views, len(one.index))
-            parts = [part for _, group in groups for part in self._losses(views, one, group, ())]
-            found.append(torch.stack([torch.stack([weighted_error(*own, masks), weighted_error(*own, 1 - masks)])
-                                      for own in parts]))  # fmt: skip
+            parts = [[Part(views, one, own, (), 1.0, "all") for own in group] for _, group in groups]
+            seen = [own for group in parts for own in predict(self.run.model, group)]
+            found.append(torch.stack([torch.stack([own.error(masks), own.error(1 - masks)]) for own in seen]))
         return torch.cat(found, -1).cpu()
 
     @staticmethod
@@ -101,22 +98,3 @@ class SideBySide:
         together = max(1, _CELLS // cells)
         for start in range(0, len(vectors), together):
             yield start, vectors[start : start + together]
-
-    def _losses(
-        self, views: Views, random: Draw, vectors: Sequence[Embedding], backgrounds: Sequence[Embedding]
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each variant, what it sees, what is there and the output's scale, from one forward of the U-Net."""
-        model, count, size = self.run.model, len(vectors), len(random.index)
-        latents = views.latents[random.index]
-        sigma = model.sigma(random.timestep)
-        noisy = latents + sigma.view(-1, 1, 1, 1) * random.noise
-        prompt = templates(bool(backgrounds))[random.template]
-        photo = views.photo[random.index] if len(backgrounds) > 1 else torch.zeros_like(random.index)
-        used, which = torch.unique(photo, return_inverse=True)
-        embedded = [{SUBJECT: own, **({BACKGROUND: backgrounds[int(i)]} if backgrounds else {})}
-                    for own in vectors for i in used]  # fmt: skip
-        context = model.encode([prompt] * len(embedded), embedded)
-        index = torch.cat([which + k * len(used) for k in range(count)])
-        denoised = model.denoise(noisy.repeat(count, 1, 1, 1), sigma.repeat(count), context.select(index))
-        scale = model.output_scale(sigma)
-        return [(part, latents, scale) for part in denoised.split(size)]

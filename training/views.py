@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..attractor.masks import to_latent_grid
+from .augment import change_background, shift_colours
 from .model import DiffusionModel
 from .photos import Photo, SubjectSet
 
 
 @dataclass(frozen=True)
 class Views:
-    """Encoded views of a set: latents [V, C, h, w], masks [V, 1, h, w] in [0, 1], photo index [V]."""
+    """Encoded views of a set: latents [V, C, h, w], masks [V, 1, h, w] in [0, 1], photo index [V], and which of them
+    have another background than their photo [V].
+    """
 
     latents: Tensor
     masks: Tensor
     photo: Tensor
+    changed: Tensor = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """None is changed, unless it is said."""
+        if self.changed is None:
+            object.__setattr__(self, "changed", torch.zeros_like(self.photo, dtype=torch.bool))
+
+    def unchanged(self) -> Views:
+        """Those with their photo's own background."""
+        keep = ~self.changed
+        return self if keep.all() else Views(*(one[keep] for one in (self.latents, self.masks, self.photo)))
 
 
 def make_views(
-    model: DiffusionModel, subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int
-) -> Views:
+    model: DiffusionModel, subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int,
+    colour: float = 0.0, background_change: str = "none",
+) -> Views:  # fmt: skip
     """Encode `per_photo` square views of each photo; the first is the plain centre view.
 
-    resolution: side in pixels. zoom: largest random magnification (1 = none). flip: mirror half of the views.
+    resolution: side in pixels. zoom: largest random magnification (1 = none). flip: mirror half of the views. colour:
+    largest change of all others' colours. background_change: of half of them, "none", "blur" or "swap".
+    Raises AttractorError when a background is to be changed and there are no masks.
     """
     images, masks, index = _views(subject, resolution, per_photo, zoom, flip, seed)
+    generator = torch.Generator().manual_seed(seed + 7)
+    changed = [background_change != "none" and i % per_photo % 4 in (2, 3) for i in range(len(images))]
+    for i in range(len(images)):
+        if changed[i]:
+            own = masks[i] if subject.photos[index[i]].mask is not None else None
+            images[i] = change_background(background_change, images[i], own, generator)
+        if colour and i % per_photo:
+            images[i] = shift_colours(images[i], colour, generator)
     latents = []
     for start in range(0, len(images), 8):
         latents.append(model.encode_images(torch.stack(images[start : start + 8]), seed + start).float().cpu())
     encoded = torch.cat(latents)
     grid = to_latent_grid(torch.stack(masks), encoded.shape[-2], encoded.shape[-1])
-    return Views(encoded.to(model.device), grid.to(model.device), torch.tensor(index, device=model.device))
+    photo, other = torch.tensor(index), torch.tensor(changed)
+    return Views(*(one.to(model.device) for one in (encoded, grid, photo, other)))
 
 
 def view_masks(

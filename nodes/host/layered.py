@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...attractor.prompts import SUBJECT
 from ...training.concept import Concept
-from ...training.contexts import encode_words
+from ...training.contexts import Row, encode_words
 from ...training.model import Context, joined
 from ...training.representations import NeuralMapper
 from . import text as host_text
@@ -93,7 +93,7 @@ class _LayeredPrompt:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 words = self._subject(part)
                 rows = len(next(iter(words.vectors.values())))
-                found.append(encode_words(partial(host_text.encode, self._clip), self._prompt, words, [{}] * rows))
+                found.append(encode_words(partial(host_text.encode, self._clip), [Row(self._prompt)] * rows, words))
                 if rows < len(part):  # the same at all timesteps
                     break
         self._table = joined(found)

@@ -9,7 +9,7 @@ import torch
 from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.training import demo_assets, loop
 from attractor_pack.training.loop import train
-from attractor_pack.training.objective import fixed_draws, loss
+from attractor_pack.training.objective import Part, fixed_draws, loss
 from attractor_pack.training.settings import TrainSettings
 from attractor_pack.training.views import make_views
 
@@ -46,7 +46,7 @@ def _store_as(module, dtype, ops):
 
 
 def _loss_of(model, views, draws, backgrounds=()):
-    return lambda subject: loss(model, views, draws, subject, backgrounds, 1.0, "subject").mean()
+    return lambda subject: loss(model, Part(views, draws, subject, backgrounds, 1.0, "subject")).mean()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e4m3fn], ids=str)

@@ -8,8 +8,8 @@ from attractor_pack.attractor.prompts import SUBJECT
 from attractor_pack.tools.graphs import TRAINING, node
 from attractor_pack.training import demo_assets
 from attractor_pack.training.concept import Concept, load_concept
-from attractor_pack.training.contexts import encode_words
-from attractor_pack.training.objective import fixed_draws, loss
+from attractor_pack.training.contexts import Row, encode_words
+from attractor_pack.training.objective import Part, fixed_draws, loss
 from attractor_pack.training.representations import build
 from attractor_pack.training.views import make_views
 
@@ -69,7 +69,7 @@ def by_hand(host, concept, comfy):
         nothing = host.encode([""], [{}])
         for sigma, following in zip(sigmas, sigmas[1:], strict=False):
             words = concept.representation()(sampling.timestep(sigma[None]))
-            seen = [host.denoise(x, sigma[None], c) for c in (encode_words(host.encode, PROMPT, words, [{}]), nothing)]
+            seen = [host.denoise(x, sigma[None], c) for c in (encode_words(host.encode, [Row(PROMPT)], words), nothing)]
             guided = seen[1] + CFG * (seen[0] - seen[1])
             x = x + (x - guided) / sigma * (following - sigma)
     return model.model.process_latent_out(x)
@@ -166,7 +166,7 @@ def test_gradient_reaches_every_representation(loaded, kind):
             parameter.requires_grad_(True)
 
         def value():
-            return loss(host, views, draws, subject, (), 1.0, "subject").mean()
+            return loss(host, Part(views, draws, subject, (), 1.0, "subject")).mean()
 
         value().backward()
         size = torch.stack([p.grad.norm() for p in learnt]).norm()

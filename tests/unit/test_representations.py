@@ -12,7 +12,7 @@ from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.attractor.prompts import SUBJECT
 from attractor_pack.backend.diffusers_model import load
 from attractor_pack.training.concept import Concept, load_concept, save_concept
-from attractor_pack.training.contexts import encode_words
+from attractor_pack.training.contexts import Row, encode_words
 from attractor_pack.training.representations import (
     ExtendedTextualInversion,
     NeuralMapper,
@@ -103,7 +103,7 @@ def test_neti_gives_keys_the_plain_state_and_values_the_bypass(demo):
     mapper = NeuralMapper({"l": torch.tensor(0.4)}, demo.widths, demo.layers).eval()
     words = mapper(torch.tensor([400.0]))
     with torch.no_grad():
-        found = encode_words(demo.encode, NAME, words, [{}])
+        found = encode_words(demo.encode, [Row(NAME)], words)
         encoder = demo.pipeline.text_encoder
         norm = next(m for n, m in encoder.named_modules() if n.endswith("final_layer_norm"))
         for layer in range(demo.layers):

@@ -1,10 +1,15 @@
 """The rules of the training loop: what is measured, when the background is done, and which step is kept."""
 
+import math
+
 import pytest
 import torch
 from attractor_pack.attractor.errors import AttractorError
+from attractor_pack.attractor.loss import context_drift
+from attractor_pack.training.augment import change_background, shift_colours
 from attractor_pack.training.history import has_settled, latest_as_good
 from attractor_pack.training.objective import fixed_draws
+from attractor_pack.training.schedules import draw_timesteps, mean_weight, rate_factor, snr_weight
 from attractor_pack.training.settings import TrainSettings
 from attractor_pack.training.views import Views, _place
 
@@ -67,3 +72,74 @@ def test_a_window_keeps_the_subject(draw):
 def test_settings_name_what_cannot_be(field, value):
     with pytest.raises(AttractorError, match=field):
         TrainSettings(**{field: value})
+
+
+def test_min_snr_weights_are_those_of_the_paper():
+    """min(SNR, 5) / SNR for noise, / (SNR + 1) for velocity; SNR of alpha_bar is alpha_bar / (1 - alpha_bar)."""
+    alpha = torch.tensor([0.999, 0.9, 0.5, 0.01])
+    ratio = alpha / (1 - alpha)
+    sigma = ((1 - alpha) / alpha).sqrt()
+    capped = torch.minimum(ratio, torch.tensor(5.0))
+    assert torch.allclose(snr_weight(sigma, 5.0, "eps"), capped / ratio, rtol=1e-4)
+    assert torch.allclose(snr_weight(sigma, 5.0, "v"), capped * (1 - alpha), rtol=1e-4)
+
+
+def test_timesteps_toward_noise_have_their_density():
+    generator = torch.Generator().manual_seed(0)
+    found = draw_timesteps("toward noise", 1000, 100_000, generator)
+    for first, last in ((0, 100), (450, 550), (900, 1000)):
+        share = float(((found >= first) & (found < last)).float().mean())
+        middle = (first + last) / 2000
+        assert share == pytest.approx(0.1 * (1 - 0.5 * math.cos(math.pi * middle)), abs=0.004)
+    assert found.min() >= 0 and found.max() <= 999
+
+
+def test_rates_warm_up_then_fall_or_stay():
+    for schedule, last in (("cosine", 0.1), ("constant", 1.0)):
+        factors = [rate_factor(schedule, i, 200) for i in range(200)]
+        assert factors[0] == pytest.approx(0.1) and max(factors) == 1.0 == factors[10]
+        assert factors[-1] == pytest.approx(last, abs=0.01)
+
+
+def test_a_running_mean_is_not_held_back_by_its_start():
+    mean, decay = torch.zeros(()), 0.99
+    for step in range(1, 11):
+        mean.lerp_(torch.ones(()), mean_weight(decay, step))
+    assert float(mean) > 0.9  # a plain mean of this decay would stand at .1
+    assert mean_weight(decay, 100_000) == pytest.approx(0.01)
+
+
+def test_a_changed_background_leaves_the_subject():
+    picture, mask = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(64, 64)
+    mask[16:48, 16:48] = 1
+    picture[:, mask == 1] = torch.tensor([1.0, 0.0, 0.0])[:, None]
+    picture[2, mask == 0] = 1.0
+    for how in ("swap", "blur"):
+        found = change_background(how, picture, mask, torch.Generator().manual_seed(1))
+        assert torch.equal(found[:, mask == 1], picture[:, mask == 1])
+        assert (found - picture)[:, mask == 0].abs().mean() > 0.05
+    assert found[2, mask == 0].min() > 0.95, "the subject's red ran into the blurred background"
+    assert float(found[:2, mask == 0].std()) < 0.6 * float(picture[:2, mask == 0].std())
+    with pytest.raises(AttractorError, match="Attractor Mask"):
+        change_background("blur", picture, None, torch.Generator())
+
+
+def test_colours_shift_a_little_and_stay_colours():
+    picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
+    generator = torch.Generator().manual_seed(2)
+    changes = [(shift_colours(picture, 0.5, generator) - picture).abs().mean() for _ in range(20)]
+    assert 0.005 < min(changes) and max(changes) < 0.2
+    assert torch.allclose(shift_colours(picture, 0.0, generator), picture, atol=1e-6)
+
+
+def test_drift_is_that_of_the_other_words():
+    plain = torch.randn(2, 10, 4, generator=torch.Generator().manual_seed(0))
+    moved = plain.clone()
+    moved[:, 3:5] += 5  # the subject's own places do not count
+    assert context_drift(moved, plain, slice(3, 5)).abs().max() == 0
+    moved[1, 6] += 1
+    drift = context_drift(moved, plain, slice(3, 5))
+    other = [i for i in range(10) if i not in (3, 4)]
+    assert drift[0] == 0 and float(drift[1]) == pytest.approx(4 / float(plain[1, other].square().sum()), rel=1e-4)
+    layers = moved[:, None].expand(-1, 3, -1, -1)
+    assert torch.allclose(context_drift(layers, plain, slice(3, 5)), drift)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...attractor.loss import weighted_error
 from ...attractor.prompts import SUBJECT, templates
 from ...training.concept import Concept
-from ...training.loop import deterministic
+from ...training.device import deterministic
 from ...training.model import DiffusionModel
 from ...training.objective import Draw, draw
 from ...training.photos import SubjectSet

@@ -12,8 +12,9 @@ from ...attractor.loss import weighted_error
 from ...attractor.masks import pixel_weight
 from ...attractor.prompts import BACKGROUND, SUBJECT, templates
 from ...training.concept import Concept
+from ...training.device import deterministic
 from ...training.history import History
-from ...training.loop import Silent, TrainingRun, deterministic
+from ...training.loop import Silent, TrainingRun
 from ...training.model import DiffusionModel, Embedding
 from ...training.objective import Draw
 from ...training.photos import SubjectSet

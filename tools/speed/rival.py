@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from ...training import demo_assets
-from ...training.loop import Silent, TrainingRun, deterministic
-from ...training.objective import fixed_draws, loss
+from ...training.device import deterministic
+from ...training.loop import Silent, TrainingRun
+from ...training.objective import Part, fixed_draws, losses_in_turn
 from ...training.photos import SubjectSet
 from ...training.settings import TrainSettings
 from ...training.views import make_views, view
@@ -89,7 +90,7 @@ def against_script(host: Any, batch: int = 8, steps: int = 300) -> dict[str, flo
 
         def held_out(subject: Any) -> float:
             with torch.no_grad():
-                return float(torch.cat([loss(host, views, d, subject, (), 1.0, "subject") for d in draws]).mean())
+                return float(losses_in_turn(host, [Part(views, d, subject, (), 1.0, "subject") for d in draws]).mean())
 
         script = Script(pipeline(), train, batch, 64, 5e-4 * batch)  # the script's rate, scaled by the batch as it does
         with host.training(batch, 64):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...training import demo_assets
-from ...training.loop import Silent, TrainingRun, deterministic
+from ...training.device import deterministic
+from ...training.loop import Silent, TrainingRun
 from ...training.settings import TrainSettings
 from .. import checkpoints
 

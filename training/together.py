@@ -1,0 +1,207 @@
+"""Several trainings side by side in one batch of the shared U-Net: subjects, seeds or settings."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..attractor.errors import AttractorError
+from .concept import Concept
+from .device import deterministic, is_out_of_memory
+from .history import History
+from .loop import Silent, Steps, TrainingRun, Watcher
+from .model import DiffusionModel
+from .objective import losses
+from .photos import SubjectSet
+from .resume import RunFolder
+from .run_card import run_card
+from .settings import TrainSettings
+
+_CELLS = 32 * 64 * 64  # latent cells in one batch, at most: eight trainings of batch 4 at 512 pixels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Job:
+    """One of several trainings; see `loop.train` for its parts."""
+
+    subject: SubjectSet
+    settings: TrainSettings
+    held_out: SubjectSet | None = None
+    watcher: Watcher | None = None
+    preview_every: int = 0
+    runs: RunFolder | None = None
+
+
+class Among(Silent):
+    """A training's part in a watcher that several share: steps are added up, curve and previews are the first's."""
+
+    def __init__(self, watcher: Watcher, number: int, done: list[int], total: int):
+        self._watcher, self._number, self._done, self._total = watcher, number, done, total
+
+    @classmethod
+    def all(cls, watcher: Watcher, settings: Sequence[TrainSettings]) -> list[Among]:
+        """One for each training."""
+        done, total = [0] * len(settings), sum(s.background_steps + s.steps for s in settings)
+        return [cls(watcher, i, done, total) for i in range(len(settings))]
+
+    def step(self, done: int, total: int, value: float, phase: str) -> None:
+        """Of all trainings."""
+        self._done[self._number] = done
+        self._watcher.step(sum(self._done), self._total, value, f"{len(self._done)} trainings")
+
+    def measured(self, history: History) -> None:
+        """The first's."""
+        if self._number == 0:
+            self._watcher.measured(history)
+
+    def preview(self, done: int, concept: Concept) -> None:
+        """The first's."""
+        if self._number == 0:
+            self._watcher.preview(done, concept)
+
+
+def train_together(model: DiffusionModel, jobs: Sequence[Job]) -> list[tuple[Concept, History]]:
+    """What `loop.train` gives for each job, from steps that all take at once.
+
+    Each has its own generator, optimiser and stopping, and learns what it would have learnt alone up to the last bits,
+    which depend on the batch. Trainings that differ in resolution or representation take turns. When memory runs out
+    fewer go in one batch; when one fails or is cancelled all of them stop, and those with a folder save where they are.
+    Raises what `loop.train` raises, with the job's subject in the message.
+    """
+    started = time.perf_counter()
+    if any(not len(job.subject) for job in jobs):
+        raise AttractorError("The train set has no photos.")
+    try:
+        with torch.inference_mode(False), deterministic():
+            runs = [TrainingRun(model, j.subject, j.settings, j.held_out, j.watcher or Silent(), j.runs) for j in jobs]
+            plain: dict[int, dict[str, float]] = {}
+            for alike in _alike(jobs):
+                settings = [jobs[i].settings for i in alike]
+                batch = max(s.batch_size for s in settings) * len(alike)
+                with model.training(min(batch, _most(settings[0].resolution)), settings[0].resolution):
+                    if any(s.checkpointing for s in settings):
+                        model.save_memory()
+                    _Batch(model, [runs[i] for i in alike], [jobs[i] for i in alike]).train()
+                    plain |= {i: runs[i].measure_plain() for i in alike}
+            found = []
+            for i, (job, run) in enumerate(zip(jobs, runs, strict=True)):
+                seconds = (time.perf_counter() - started) / len(jobs)
+                card = run_card(model, job.subject, job.settings, job.held_out, run.history, plain[i], seconds)
+                card["trained_together"] = len(jobs)
+                if job.runs is not None:
+                    job.runs.finish(card, run.history)
+                found.append((run.concept(card), run.history))
+            return found
+    finally:
+        for job in jobs:
+            if job.runs is not None:
+                job.runs.close()
+
+
+def _alike(jobs: Sequence[Job]) -> Iterator[list[int]]:
+    """Indices of jobs that can share a batch."""
+    groups: dict[tuple, list[int]] = {}
+    for i, job in enumerate(jobs):
+        groups.setdefault((job.settings.resolution, job.settings.representation), []).append(i)
+    yield from groups.values()
+
+
+def _most(resolution: int) -> int:
+    return max(1, _CELLS // (resolution // 8) ** 2)
+
+
+class _Batch:
+    """Runs that share batches, within model.training()."""
+
+    def __init__(self, model: DiffusionModel, runs: Sequence[TrainingRun], jobs: Sequence[Job]):
+        self._model, self._runs, self._jobs = model, list(runs), list(jobs)
+        self._samples = _most(jobs[0].settings.resolution)
+
+    def train(self) -> None:
+        """Both phases of each run; one that is done with its background goes on with its subject at once."""
+        going: dict[int, Steps] = {i: self._phases(i) for i in range(len(self._runs))}
+        waiting: dict[int, str] = {}
+        try:
+            for i in list(going):
+                self._advance(i, going, waiting)
+            while waiting:
+                for group in self._groups(list(waiting)):
+                    self._step({i: waiting[i] for i in group})
+                    for i in group:
+                        self._advance(i, going, waiting)
+        except BaseException:
+            for steps in going.values():
+                steps.close()  # each saves its last whole step
+            raise
+
+    def _phases(self, i: int) -> Steps:
+        yield from self._runs[i].background_steps()
+        yield from self._runs[i].subject_steps(self._jobs[i].preview_every)
+
+    def _advance(self, i: int, going: dict[int, Steps], waiting: dict[int, str]) -> None:
+        """Let a run take its optimiser's step and go on to where it wants gradients again."""
+        try:
+            waiting[i] = next(going[i])
+        except StopIteration:
+            waiting.pop(i, None)
+            going.pop(i)
+        except AttractorError as error:
+            going.pop(i)
+            raise AttractorError(f"Training {i + 1} of {len(self._runs)} ({self._runs[i].set.class_word}): {error}"
+                                 ) from error  # fmt: skip
+
+    def _groups(self, waiting: Sequence[int]) -> Iterator[list[int]]:
+        """As many at once as the batch may hold."""
+        group: list[int] = []
+        for i in waiting:
+            size = self._runs[i].settings.batch_size
+            if group and sum(self._runs[k].settings.batch_size for k in group) + size > self._samples:
+                yield group
+                group = []
+            group.append(i)
+        if group:
+            yield group
+
+    def _step(self, wanted: dict[int, str]) -> None:
+        """Add up the gradients of one random batch of each run."""
+        runs = [self._runs[i] for i in wanted]
+        if len(runs) == 1:
+            runs[0].loss_was(runs[0].gradients(*wanted.values()))
+            return
+        before = [run.generator.get_state() for run in runs]
+        try:
+            self._together(runs, list(wanted.values()))
+            return
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        gc.collect()
+        for run, state in zip(runs, before, strict=True):
+            run.forget(state)
+        self._samples = max(1, sum(run.settings.batch_size for run in runs) // 2)
+        note = f"memory ran out: from here on at most {self._samples} samples of several trainings go through together"
+        log.warning("Training: %s.", note)
+        for run in self._runs:
+            run.history.notes.append(note)
+        for group in self._groups(list(wanted)):
+            self._step({i: wanted[i] for i in group})
+
+    def _together(self, runs: Sequence[TrainingRun], phases: Sequence[str]) -> None:
+        for run, phase in zip(runs, phases, strict=True):
+            run.representation.train(phase == "subject")
+        parts = [run.part(phase, run.random(phase)) for run, phase in zip(runs, phases, strict=True)]
+        values = [each.mean() for each in losses(self._model, parts)]
+        good = [run.scaler.scale(value) for run, value in zip(runs, values, strict=True)
+                if math.isfinite(float(value.detach()))]  # fmt: skip
+        if good:
+            torch.stack(good).sum().backward()
+        for run, value in zip(runs, values, strict=True):
+            run.loss_was(float(value.detach()))
