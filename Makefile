@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -P -m attractor_pack
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-full bench-quality bench-representations bench-masks bench-speed lint checkpoints clean
+.PHONY: demo test test-fast test-full bench-quality bench-representations bench-options bench-masks bench-speed lint checkpoints clean
 
 demo: $(STAMP)
 	$(RUN).tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WORD),--word "$(WORD)")
@@ -23,6 +23,9 @@ bench-quality: $(STAMP)
 
 bench-representations: $(STAMP)
 	$(RUN).tools.quality --tables representations --settings same_shoot --as-recorded --write $(ARGS)
+
+bench-options: $(STAMP)
+	$(RUN).tools.quality --tables options --settings same_shoot --as-recorded --write $(ARGS)
 
 bench-masks: $(STAMP)
 	$(RUN).tools.masks --write $(ARGS)

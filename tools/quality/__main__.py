@@ -31,7 +31,8 @@ from .runs import Job, run_all
 TUNING_SUBJECTS, TUNING_PICTURES = 4, 2
 DEVELOP_SUBJECTS = 6
 WITH_INTERVAL = ("leak", "leak_share", "subject", "prompt", "gap", "held_out", "diversity")
-TABLES = ("main", "masks", "ablation", "representations")  # the last has a record of its own
+TABLES = ("main", "masks", "ablation", "representations", "options")
+APART = {"representations": tables.write_representations, "options": tables.write_options}  # records of their own
 BASELINES = ("ti_published", "ti_tuned", "cross_init", "directional", "soft_masks")
 Table = dict[str, list[Measured]]
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="two subjects, one seed, three methods, nothing is tuned")
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks")
     chosen = parser.parse_args(argv)
-    alone = chosen.tables == ["representations"]
+    alone = APART.get(chosen.tables[0]) if len(chosen.tables) == 1 else None
     if chosen.write and not alone and (chosen.short or chosen.methods or "main" not in chosen.tables):
         parser.error("--write keeps whole records: leave out --short and --methods, and have 'main' among the tables")
     if chosen.short:
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in chosen.tables:
         figures |= getattr(bench, name)()
     if chosen.write:
-        bench.write_representations(figures) if alone else bench.write(figures)
+        alone(figures) if alone else bench.write(figures)
     return 0
 
 
@@ -177,22 +178,29 @@ class _Bench:
         Where photos vary, only what concerns the background's tokens.
         """
         figures: dict[str, float] = {}
-        seeds = self.chosen.ablation_seeds
-        bootstrap = Bootstrap(range(DEVELOP_SUBJECTS), range(seeds))
         for setting in self.chosen.ablation_settings:
             changed = rows.ablation_table(self.best)
             if setting == "varied":
                 changed = [m for m in changed if "background" in m.name or "together" in m.name]
-            methods = [self.best.get("ours", TUNABLE[-1]), *changed]
-            develop = cases("develop", DEVELOP_SUBJECTS, (setting,))
-            table = self._measure(develop, [FLOOR, *methods], seeds)
-            self._print(f"{setting}, one thing changed at a time", table, methods, bootstrap)
-            for method in changed:
-                for measured in ("leak", "subject", "prompt"):
-                    pair = [bootstrap.table(table[name], measured) for name in (method.name, "ours")]
-                    value, low, high = bootstrap.interval(*pair, of=lambda a, b: a - b)
-                    label = f"ablation.{setting}.{method.name}.{measured}_change"
-                    figures |= {label: value, f"{label}_low": low, f"{label}_high": high}
+            figures |= self._changes("ablation", setting, changed, self.chosen.ablation_seeds)
+        return figures
+
+    def options(self) -> dict[str, float]:
+        """Ours with each option of training that is off by default, same shoot, on the ablation's subjects."""
+        return self._changes("options", "same_shoot", rows.option_table(self.best), 1)
+
+    def _changes(self, name: str, setting: str, changed: Sequence[Method], seeds: int) -> dict[str, float]:
+        """What each change does to ours, on the subjects of which defaults are chosen."""
+        figures: dict[str, float] = {}
+        bootstrap = self.bootstrap = Bootstrap(range(DEVELOP_SUBJECTS), range(seeds))
+        methods = [self.best.get("ours", TUNABLE[-1]), *changed]
+        table = self._measure(cases("develop", DEVELOP_SUBJECTS, (setting,)), [FLOOR, *methods], seeds)
+        self._print(f"{setting}, {name}", table, methods)
+        for method in changed:
+            for measured in ("leak", "subject", "prompt"):
+                pair = [bootstrap.table(table[of], measured) for of in (method.name, "ours")]
+                label = f"{name}.{setting}.{method.name}.{measured}_change"
+                figures |= self._named(label, *pair, of=lambda a, b: a - b)
         return figures
 
     def representations(self) -> dict[str, float]:
@@ -200,7 +208,7 @@ class _Bench:
         methods = rows.representation_table(self.best)
         table = self._measure(cases("develop", DEVELOP_SUBJECTS, ("same_shoot",)), [FLOOR, *methods], 1)
         bootstrap = self.bootstrap = Bootstrap(range(DEVELOP_SUBJECTS), range(1))
-        self._print("same shoot, representations", table, methods, bootstrap)
+        self._print("same shoot, representations", table, methods)
         figures = {f"representations.{k}": v for k, v in self._figures("same_shoot", table).items()}
         for kind in rows.REPRESENTATIONS:
             for measured in ("leak", "subject"):
@@ -225,14 +233,6 @@ class _Bench:
             f"vary), 20 prompts x {chosen.pictures} pictures, "
         )
         benchmarks.write_section("quality", "Quality: leak, subject and prompt where the truth is known", head + text)
-
-    def write_representations(self, figures: dict[str, float]) -> None:
-        """The record of the last table, and its section of the page."""
-        own = {k: v for k, v in figures.items() if k.startswith("representations.")}
-        record = benchmarks.write_record("representations", own, seeds={"subjects": DEVELOP_SUBJECTS, "training": 1})
-        head = f"`make bench-representations` on {record['date']}, {record['machine']}, commit {record['commit']}. "
-        text = head + tables.ABOUT_REPRESENTATIONS + "\n\n" + tables.representation_table(figures)
-        benchmarks.write_section("representations", "Representations, with and without the attractor", text)
 
     def _jobs(self, group: list[Case], methods: Sequence[Method], count: int | None = None) -> dict[str, list[Job]]:
         seeds, pictures = range(count or self.chosen.seeds), self.chosen.pictures
@@ -293,10 +293,10 @@ class _Bench:
         value, low, high = self.bootstrap.interval(*tables, of=of)
         return {label: value, f"{label}_low": low, f"{label}_high": high}
 
-    def _print(self, title: str, table: Table, methods: Sequence[Method], bootstrap: Bootstrap | None = None) -> None:
+    def _print(self, title: str, table: Table, methods: Sequence[Method]) -> None:
         columns = ("leak", "leak.full", "leak.partial", "leak.bare", "leak_share", "subject", "prompt", "gap",
                    "held_out", "diversity", "seconds")  # fmt: skip
-        bootstrap = bootstrap or self.bootstrap
+        bootstrap = self.bootstrap
         print(f"\n{title}: {len(bootstrap.subjects)} subjects x {len(bootstrap.seeds)} seeds")
         print(f"{'':36s}" + "".join(f"{c:>13s}" for c in columns))
         for method in methods:

@@ -105,6 +105,25 @@ def representation_table(best: dict[str, Method]) -> list[Method]:
     return found
 
 
+def option_table(best: dict[str, Method]) -> list[Method]:
+    """Ours with each of the options of training that are off by default."""
+    ours = best.get("ours", TUNABLE[-1])
+    changes: dict[str, dict[str, Any]] = {
+        "constant rate": {"schedule": "constant"},
+        "running mean, decay .98": {"ema": 0.98},
+        "min-SNR, gamma 5": {"min_snr": 5.0},
+        "timesteps toward noise": {"timestep_sampling": "toward noise"},
+        "colours changed, .5": {"colour": 0.5},
+        "backgrounds blurred": {"background_change": "blur"},
+        "backgrounds swapped": {"background_change": "swap"},
+        "backgrounds swapped, no tokens": {"background_change": "swap", "background_scope": "none"},
+        "context kept, weight .1": {"keeps_context": 0.1},
+        "context kept, weight 1": {"keeps_context": 1.0},
+    }
+    return [replace(ours, name=name, about=name, settings={**ours.settings, **change})
+            for name, change in changes.items()]  # fmt: skip
+
+
 def ablation_table(best: dict[str, Method]) -> list[Method]:
     """Ours with one thing changed at a time; what learns both at once gets the steps of both phases."""
     ours = best.get("ours", TUNABLE[-1])

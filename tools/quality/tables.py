@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from .. import benchmarks
 from .masks import QUALITIES
 from .methods import REPRESENTATIONS, Method
 
@@ -32,6 +33,10 @@ ABOUT_REPRESENTATIONS = (
     "Same shoot. Each in our loop without masks and tokens, and with both, in the same number of steps, NeTI in three "
     "times as many, for it has a network to learn. Six subjects of the ablation's group, one seed."
 )
+ABOUT_OPTIONS = (
+    "Same shoot. Change against ours by one option each, on six subjects of the ablation's group, one seed; an "
+    "interval that excludes zero is a change that is there."
+)
 _COLUMNS = (("leak", "leak"), ("leak.full", "spelt out"), ("leak.partial", "half named"), ("leak.bare", "not named"),
             ("leak_share", "share"), ("subject", "subject"), ("held_out", "held-out"), ("prompt", "prompt"),
             ("gap", "gap"), ("diversity", "diversity"), ("steps", "steps"), ("seconds", "seconds"))  # fmt: skip
@@ -55,7 +60,7 @@ def section(
         about = ABOUT_CHANGES.format(seeds="one seed" if count == 1 else f"{count} seeds")
         for setting in ablated:
             text += [f"### One thing changed at a time, {setting.replace('_', ' ')}", about,
-                     ablation_table(figures, setting)]  # fmt: skip
+                     change_table(figures, setting)]  # fmt: skip
     return "\n\n".join(part for part in text if part)
 
 
@@ -68,6 +73,25 @@ def representation_table(figures: Figures) -> str:
             cells = [_interval(figures, f"{label}.{measured}") for measured in ("leak", "subject", "prompt")]
             lines.append(f"| {about} | " + " | ".join(cells) + f" | {figures[f'{label}.seconds']:.0f} |")
     return "\n".join(lines)
+
+
+def write_representations(figures: Figures) -> None:
+    """The record of the representations, and its section of the page."""
+    _write_apart("representations", "Representations, with and without the attractor", figures, ABOUT_REPRESENTATIONS,
+                 representation_table)  # fmt: skip
+
+
+def write_options(figures: Figures) -> None:
+    """The record of the options, and its section of the page."""
+    _write_apart("options", "Options of training that are off by default", figures, ABOUT_OPTIONS,
+                 lambda found: change_table(found, "same_shoot", "options"))  # fmt: skip
+
+
+def _write_apart(name: str, title: str, figures: Figures, about: str, table: Callable[[Figures], str]) -> None:
+    own = {k: v for k, v in figures.items() if k.startswith(f"{name}.")}
+    record = benchmarks.write_record(name, own, seeds={"subjects": 6, "training": 1})
+    head = f"`make bench-{name}` on {record['date']}, {record['machine']}, commit {record['commit']}. "
+    benchmarks.write_section(name, title, f"{head}{about}\n\n{table(own)}")
 
 
 def main_table(figures: Figures, setting: str, methods: Sequence[Method]) -> str:
@@ -126,9 +150,9 @@ def mask_table(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def ablation_table(figures: Figures, setting: str) -> str:
+def change_table(figures: Figures, setting: str, name: str = "ablation") -> str:
     """What each change does to leak, subject and prompt."""
-    head, tail = f"ablation.{setting}.", ".leak_change"
+    head, tail = f"{name}.{setting}.", ".leak_change"
     names = [k.removeprefix(head).removesuffix(tail) for k in figures if k.startswith(head) and k.endswith(tail)]
     lines = ["| change | leak | subject | prompt |", "|---|---|---|---|"]
     for name in names:
