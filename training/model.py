@@ -143,10 +143,13 @@ class DiffusionModel(Protocol):
         ...
 
 
-def fingerprint(module: torch.nn.Module) -> str:
-    """Hash over names, shapes and sampled numbers of all weights: fast, and the same on every machine."""
+def fingerprint(module: torch.nn.Module, instead: Mapping[str, Tensor] | None = None) -> str:
+    """Hash over names, shapes and sampled numbers of all weights: fast, and the same on every machine.
+
+    instead: weights that count in the place of those of the same names.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted({**module.state_dict(), **(instead or {})}.items()):
         flat = tensor.detach().flatten()
         sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
         digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())

@@ -32,7 +32,7 @@ class HostModel:
         self.timesteps = len(self._sampling.sigmas)
         self.prediction = prediction_type(model)
         self._size, self._batch_size, self._saves_memory = 512, 1, False
-        self._borrowed = ExitStack()
+        self._borrowed, self._lent = ExitStack(), False
 
     def _check_fit(self) -> None:
         """Raise AttractorError when CLIP or VAE belong to another kind of model."""
@@ -93,8 +93,8 @@ class HostModel:
                    "clip_patches": patches_fingerprint(self.clip.patcher)}  # fmt: skip
         return {name: found for name, found in patched.items() if found} | {
             "model": model_fingerprint(self.patcher),
-            "clip": f"{type(self.clip.cond_stage_model).__name__} {fingerprint(self.clip.cond_stage_model)}",
-            "vae": f"{type(self.vae.first_stage_model).__name__} {fingerprint(self.vae.first_stage_model)}",
+            "clip": f"{type(self.clip.cond_stage_model).__name__} {_own_weights(self.clip.patcher)}",
+            "vae": f"{type(self.vae.first_stage_model).__name__} {_own_weights(self.vae.patcher)}",
         }
 
     @contextmanager
@@ -127,6 +127,8 @@ class HostModel:
 
     def _borrow(self) -> None:
         """Load both models in one call and lend their weights to autograd, until `_borrowed` is closed."""
+        self._lent = True
+        self._borrowed.callback(setattr, self, "_lent", False)
         channels = self._base.latent_format.latent_channels
         shape = [self._batch_size * 3, channels, self._size // 8, self._size // 8]
         memory = self.patcher.memory_required(shape)
@@ -140,6 +142,7 @@ class HostModel:
 
     def words(self, text: str) -> Embedding:
         """Rows of the embedding tables for a text. Raises AttractorError when the tokenizer makes nothing of it."""
+        self._load_encoder()
         tokens = host_text.tokenise(self.clip, text, {})
         found = {}
         for key, encoder in host_text.encoders(self.clip).items():
@@ -150,8 +153,14 @@ class HostModel:
             found[key] = host_text.table(encoder).detach()[ids].float().clone()
         return found
 
+    def _load_encoder(self) -> None:
+        """Have this CLIP's own weights in place of those that another clone of it may have patched in."""
+        if not self._lent:
+            comfy.model_management.load_models_gpu([self.clip.patcher])
+
     def table_scale(self) -> dict[str, float]:
         """Standard deviation of the numbers in each embedding table, over every 16th row."""
+        self._load_encoder()
         tables = {key: host_text.table(encoder).detach() for key, encoder in host_text.encoders(self.clip).items()}
         return {key: max(float(rows[::16].float().std()), 1e-6) for key, rows in tables.items()}
 
@@ -265,7 +274,17 @@ def prediction_type(model: Any) -> str:
 
 def model_fingerprint(model: Any) -> str:
     """Class of the host's model and a hash over samples of its U-Net's weights."""
-    return f"{type(model.model.model_config).__name__} {fingerprint(model.model.diffusion_model)}"
+    return f"{type(model.model.model_config).__name__} {_own_weights(model, 'diffusion_model.')}"
+
+
+def _own_weights(patcher: Any, part: str = "") -> str:
+    """Fingerprint of a model, or of a part of it, without what another clone of it has patched into its weights.
+
+    All clones share one module, and the last one loaded leaves its patches there; the host keeps the originals.
+    """
+    module = patcher.model.get_submodule(part.rstrip("."))
+    own = {name: kept for name, kept in patcher.backup.items() if name.startswith(part)}
+    return fingerprint(module, {name[len(part) :]: kept.weight for name, kept in own.items()})
 
 
 def patches_fingerprint(patcher: Any) -> str:

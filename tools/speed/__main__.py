@@ -6,16 +6,16 @@ Writes docs/benchmarks/speed.json and its section of docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 from collections.abc import Sequence
 
 import torch
 
 from .. import benchmarks, checkpoints
-from . import rival, steps
+from . import many, rival, steps
+from .memory import beyond_weights
 
-PARTS = ("demo", "diffusers", "sd15")
+PARTS = ("demo", "together", "diffusers", "sd15")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures: dict[str, float] = {"threads": torch.get_num_threads()}
     for part in PARTS:
         if part in chosen.parts:
-            found = {"demo": demo, "diffusers": diffusers, "sd15": sd15}[part]()
+            found = {"demo": demo, "together": together, "diffusers": diffusers, "sd15": sd15}[part]()
             figures |= found
             for name, value in found.items():
                 print(f"{name:44s} {value:.4f}", flush=True)
@@ -57,17 +57,27 @@ def diffusers() -> dict[str, float]:
     return rival.against_script(_demo_host())
 
 
+def together() -> dict[str, float]:
+    """Eight subjects in one batch."""
+    found = many.together_over_serial(_demo_host())
+    figures = {"eight_together_over_serial": found.pop("over_serial")}
+    return figures | {f"eight_together.{k}": v for k, v in found.items()}
+
+
 def sd15() -> dict[str, float]:
-    """SD1.5 at full size with random weights: steps at 256 pixels, a NeTI picture of 512, and the process's peak."""
+    """SD1.5 at full size with random weights: steps and a NeTI picture at 256 pixels, memory of a step at 512."""
     host = steps.full_size_host("sd15")
-    found = steps.step_over_bare(host, 2, 256, 60, 8)
+    found = steps.step_over_bare(host, 2, 256, 1000, 8)
     figures = {"step_over_bare.sd15_256": found["over_bare"]}
     figures |= {f"sd15_256.{k}": v for k, v in found.items() if k != "over_bare"}
-    figures["sd15_256.peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    sampling = steps.sampling_over_stock(host, 4, 256, 1)
+    figures |= {f"sd15_256.neti_sampling_{k}": v for k, v in sampling.items()}
     weights = [host.patcher.model, host.clip.cond_stage_model, host.vae.first_stage_model]
     figures["sd15.weights_gib"] = sum(p.numel() * p.element_size() for m in weights for p in m.parameters()) / 2**30
-    sampling = steps.sampling_over_stock(host, 2, 512, 1)
-    return figures | {f"sd15_512.neti_sampling_{k}": v for k, v in sampling.items()}
+    for name, checkpointing in (("checkpointed", True), ("plain", False)):
+        peak = beyond_weights(host, 512, checkpointing)
+        figures |= {f"sd15_512.{name}.{k}": v for k, v in peak.items()}
+    return figures
 
 
 def _demo_host():
@@ -91,7 +101,9 @@ def _section(record: dict, figures: dict[str, float]) -> str:
         row("steps a second over the diffusers script's, demo, batch 8", "steps_over_diffusers", "at least 1.5"),
         row("time to the script's lowest held-out loss over the script's", "time_to_equal_loss_over_diffusers", ".25"),
         row("NeTI picture over the stock one, demo, 20 steps, encoding included", "neti_sampling_over_stock", "1.15"),
-        row("the same, SD1.5 with random weights, 512 px, 2 steps", "sd15_512.neti_sampling_over_stock", "1.15"),
+        row("the same, SD1.5 with random weights, 256 px, 4 steps", "sd15_256.neti_sampling_over_stock", "1.15"),
+        row("eight subjects in one batch over one after the other, demo, batch 4 each", "eight_together_over_serial",
+            ".50"),
     ]  # fmt: skip
     head = (
         f"`make bench-speed` on {record['date']}, {record['machine']}, commit {record['commit']}; what is compared "
@@ -100,8 +112,10 @@ def _section(record: dict, figures: dict[str, float]) -> str:
     )
     if "sd15.weights_gib" not in figures:
         return head + "\n".join(["| what | ratio | asked |", "|---|---|---|", *rows])
-    memory = (f"\n\nSD1.5's weights are {figures['sd15.weights_gib']:.1f} GiB here (float32 on a CPU); the process, "
-              f"training at 256 px with a batch of 2, peaked at {figures['sd15_256.peak_gib']:.1f} GiB.")  # fmt: skip
+    plain, anew = (figures[f"sd15_512.{name}.beyond_gib"] for name in ("plain", "checkpointed"))
+    memory = (f"\n\nSD1.5's weights are {figures['sd15.weights_gib']:.1f} GiB here (float32 on a CPU). A training step "
+              f"at 512 px with a batch of 1 takes {plain:.2f} GiB beyond what lay in memory before it, and {anew:.2f} "
+              "GiB with checkpointing, at its peak as the system counts the process's memory.")  # fmt: skip
     return head + "\n".join(["| what | ratio | asked |", "|---|---|---|", *rows]) + memory
 
 
