@@ -84,15 +84,20 @@ def train(chosen: Namespace) -> dict:
         raise AttractorError(f"--word has {len(words)} words for {len(folders)} folders: give one, or one for each.")
     fields_of = {f.name for f in fields(TrainSettings)} - {"seed"}
     settings = TrainSettings(**{name: getattr(chosen, name) for name in fields_of}, seed=chosen.seed)
+    start = load_concept(Path(chosen.start_from)) if chosen.start_from else None
     model, jobs = load(chosen.model), []
+    if start is not None:
+        start.check_fits(model.widths, None, f"the model {chosen.model}")
     for i, folder in enumerate(folders):
         word = words[i % len(words)]
         masked, _ = _masked(read_folder(folder, word), Namespace(**{**vars(chosen), "word": word}), model)
         parts = split_set(masked, chosen.held_out, chosen.seed)
-        runs = RunFolder.of(Path(chosen.out) / "runs", model, parts.train, settings, parts.held_out)
-        jobs.append(Job(parts.train, settings, parts.held_out, _Lines(), 0, runs))
+        folder = Path(chosen.out) / "runs"
+        runs = RunFolder.of(folder, model, parts.train, settings, parts.held_out, start_from=start)
+        jobs.append(Job(parts.train, settings, parts.held_out, _Lines(), 0, runs, start))
     if len(jobs) == 1:
-        found = [train_concept(model, jobs[0].subject, settings, jobs[0].held_out, jobs[0].watcher, runs=jobs[0].runs)]
+        job = jobs[0]
+        found = [train_concept(model, job.subject, settings, job.held_out, job.watcher, 0, job.runs, job.start_from)]
     else:
         for job, watcher in zip(jobs, Among.all(_Lines(), [settings] * len(jobs)), strict=True):
             job.watcher = watcher

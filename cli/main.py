@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _model_option(train)
     train.add_argument("--name", default="my-subject", help="name of the concept file; of several, the folders' names")
     train.add_argument("--out", required=True, help="folder for the concept file, and for runs/ with state and curve")
+    train.add_argument("--start-from", metavar="FILE", help="a concept to go on from, in the place of the class word")
     train.add_argument("--when-exists", choices=("refuse", "number", "overwrite"), default="refuse")
     for field in fields(TrainSettings):
         if field.name != "seed":

@@ -16,6 +16,7 @@ from ..training.loop import train
 from ..training.resume import RunFolder
 from ..training.schedules import SCHEDULES, TIMESTEPS
 from ..training.settings import BACKGROUND_CHANGES, BACKGROUND_SCOPES, REPRESENTATIONS, TrainSettings
+from ..training.starts import NORMS, STARTS
 from ..training.together import Among, Job, train_together
 from .host import folders
 from .host.model import HostModel
@@ -51,7 +52,7 @@ def training_inputs(*without: str) -> list:
         io.Combo.Input(
             "background_scope", options=list(BACKGROUND_SCOPES), default=_DEFAULT.background_scope,
             tooltip="Background tokens, which soak up the background and are dropped afterwards: one set for "
-            "all photos of a shoot, one for each photo, or none.",
+            "all photos, one for each photo or each shoot (found by their backgrounds), or none.",
         ),
         io.Int.Input(
             "background_vectors", default=_DEFAULT.background_vectors, min=1, max=32,
@@ -151,7 +152,8 @@ class Train(io.ComfyNode):
         watcher = HostWatcher(cls.hidden.unique_id, loss_curve, sample)
         if count == 1:
             job = jobs[0]
-            found = [train(host, job.subject, job.settings, job.held_out, watcher, job.preview_every, job.runs)]
+            found = [train(host, job.subject, job.settings, job.held_out, watcher, job.preview_every, job.runs,
+                           job.start_from)]  # fmt: skip
         else:
             for job, own in zip(jobs, Among.all(watcher, [one.settings for one in jobs]), strict=True):
                 job.watcher = own
@@ -164,10 +166,15 @@ class Train(io.ComfyNode):
         return io.NodeOutput([concept for concept, _ in found], [to_host(from_picture(c)[None]) for c in curves], cards)
 
 
-def _job(host, train_set, preview_every, preview_prompt, training_seed, held_out_set=None, **chosen) -> Job:
+def _job(
+    host, train_set, preview_every, preview_prompt, training_seed, held_out_set=None, start_concept=None, **chosen
+) -> Job:
     settings = TrainSettings(**chosen, seed=training_seed)
-    runs = RunFolder.of(folders.report_folder("runs"), host, train_set, settings, held_out_set)
-    return Job(train_set, settings, held_out_set, None, preview_every, runs)
+    if start_concept is not None:
+        start_concept.check_fits(host.widths, None, "this CLIP")
+    folder = folders.report_folder("runs")
+    runs = RunFolder.of(folder, host, train_set, settings, held_out_set, start_from=start_concept)
+    return Job(train_set, settings, held_out_set, None, preview_every, runs, start_concept)
 
 
 def _finer_inputs() -> list:
@@ -201,5 +208,19 @@ def _finer_inputs() -> list:
         io.Float.Input(
             "keeps_context", default=_DEFAULT.keeps_context, min=0, max=1000, step=0.01, optional=True,
             tooltip="Weight of a loss that holds the other words where they stand beside the class word. 0: off.",
+        ),
+        io.Combo.Input(
+            "start", options=list(STARTS), default=_DEFAULT.start, optional=True,
+            tooltip="Where the vectors start: at the class word, or at what the text encoder makes of it (Cross "
+            "Initialization).",
+        ),
+        io.Combo.Input(
+            "norm", options=list(NORMS), default=_DEFAULT.norm, optional=True,
+            tooltip="Length of the vectors: free, held at the start's, or held at the vocabulary's, so that only their "
+            "direction is learnt (Directional Textual Inversion).",
+        ),
+        ConceptType.Input(
+            "start_concept", optional=True,
+            tooltip="A concept to go on from, in the place of the class word; it says how many vectors there are.",
         ),
     ]  # fmt: skip

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -28,10 +29,13 @@ from .resume import Progress, RunFolder
 from .run_card import run_card
 from .schedules import mean_weight, rate_factor
 from .settings import TrainSettings
+from .shoots import shoots
+from .starts import norms_of, spread, word_vectors
 from .views import Views, make_views
 
 _EVALUATIONS = 12  # measurements of the fixed losses in a run
 _FIXED_SAMPLES = 24
+_BACKGROUND_WORDS = "plain white"  # from which background tokens start
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +75,15 @@ def train(
     watcher: Watcher | None = None,
     preview_every: int = 0,
     runs: RunFolder | None = None,
+    start_from: Concept | None = None,
 ) -> tuple[Concept, History]:
     """Learn a concept from the train set.
 
     Uses the masks of the set where it has them. With a held-out set the last step is kept at which the held-out loss
     has not risen for certain above its lowest (see `latest_as_good`).
     preview_every: steps between two calls of watcher.preview; 0 for none. runs: keeps the state of an unfinished
-    training, from which the same one goes on with the same numbers as if it had never stopped.
+    training, from which the same one goes on with the same numbers as if it had never stopped. start_from: a concept
+    whose plain embedding the vectors start from, as many as it has, in the place of the class word.
     Raises AttractorError for an unusable set or a loss that is no number, and whatever the watcher raises.
     """
     if not len(subject):
@@ -85,14 +91,15 @@ def train(
     started = time.perf_counter()
     try:
         with torch.inference_mode(False), deterministic():
-            run = TrainingRun(model, subject, settings, held_out, watcher or Silent(), runs)
+            run = TrainingRun(model, subject, settings, held_out, watcher or Silent(), runs, start_from)
             with model.training(settings.batch_size, settings.resolution):  # photos are encoded before weights are lent
                 if settings.checkpointing:
                     model.save_memory()
                 run.learn_background()
                 run.learn_subject(preview_every)
                 plain_loss = run.measure_plain()
-        card = run_card(model, subject, settings, held_out, run.history, plain_loss, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        card = run_card(model, subject, settings, held_out, run.history, plain_loss, seconds, start_from)
         if runs is not None:
             runs.finish(card, run.history)
         return run.concept(card), run.history
@@ -109,7 +116,7 @@ class TrainingRun:
 
     def __init__(
         self, model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, held_out: SubjectSet | None,
-        watcher: Watcher, runs: RunFolder | None = None,
+        watcher: Watcher, runs: RunFolder | None = None, start_from: Concept | None = None,
     ):  # fmt: skip
         self.model, self.settings, self.watcher, self.set, self._runs = model, settings, watcher, subject, runs
         self.history = History()
@@ -123,15 +130,23 @@ class TrainingRun:
             if held_out is not None and len(held_out):
                 self.held_out = make_views(model, held_out, s.resolution, 1, 1.0, False, s.seed)
         self.scale = model.table_scale()
-        start = self._start(subject.class_word, s.vectors)
-        word = model.words(subject.class_word)
+        own = start_from.vectors if start_from else word_vectors(model, subject.class_word, s.start)
+        own = {key: rows.to(model.device) for key, rows in own.items()}
+        count = len(next(iter(own.values()))) if start_from else s.vectors
+        self.own_scale = dict(self.scale)
+        if s.start == "encoded word" and not start_from:  # on the scale of the encoder's output, not of the table
+            self.own_scale = {key: float(rows.std()) for key, rows in own.items()}
+        start = spread(own, count, self.own_scale, self.generator)
+        word = own if start_from else model.words(subject.class_word)
         self.representation = build(s.representation, start, word, model.layers, s.seed).to(model.device)
         self.representation.generator = self.generator
+        self.representation.norms_held = norms_of(s.norm, start, self.scale)
+        self.representation.hold_norms()
         self.representation.requires_grad_(False)
         self.backgrounds = self._start_backgrounds()
         self._own = self.views.unchanged()  # those that show the background which is to be explained
-        self._word = {k: v[torch.arange(s.vectors if s.representation != "NeTI" else 1) % len(v)].to(model.device)
-                      for k, v in word.items()} if s.keeps_context else None  # fmt: skip
+        vectors = len(next(iter(self.representation.plain().values())))
+        self._word = {key: rows[torch.arange(vectors) % len(rows)] for key, rows in self.class_word().items()}
         self._mean: dict[str, Tensor] = {}
         self._best = self._copy()
         self._kept: list[tuple[int, dict[str, Tensor], Tensor]] = []
@@ -223,7 +238,7 @@ class TrainingRun:
                     self.watcher.preview(step, self.concept())
             return False
 
-        groups = self.representation.groups(self.settings.learning_rate, self.scale)
+        groups = self.representation.groups(self.settings.learning_rate, self.own_scale)
         groups += [{"params": [v], "lr": self.rate_of(key)} for one in together for key, v in one.items()]
         _require_grad([v for group in groups for v in group["params"]], True)
         yield from self._optimise(groups, steps, "subject", after)
@@ -283,8 +298,10 @@ class TrainingRun:
                 scaler.update()
                 optimiser.zero_grad(set_to_none=True)
                 schedule.step()
-                if phase == "subject" and self.settings.ema:
-                    self._average(step)
+                if phase == "subject":
+                    self.representation.hold_norms()
+                    if self.settings.ema:
+                        self._average(step)
                 self.history.losses.append((step - steps if phase == "background" else step, number))
                 progress = self._runs and Progress.at(phase, step, self.history, len(self._kept), self.generator)
                 if self._runs and progress and self._runs.is_due():
@@ -432,22 +449,18 @@ class TrainingRun:
             else f"step {self.history.best_step} of {steps}: from there on the held-out loss rose"
         )
 
-    def _start(self, text: str, count: int) -> Embedding:
-        """Vectors that start from the words of a text, in turn, a little apart from one another."""
-        start = {}
-        for key, rows in self.model.words(text).items():
-            repeated = rows[torch.arange(count) % len(rows)].clone()
-            noise = torch.randn(repeated.shape, generator=self.generator) * 0.1 * self.scale[key]
-            noise[: len(rows)] = 0
-            start[key] = (repeated.cpu() + noise).to(self.model.device)
-        return start
-
     def _start_backgrounds(self) -> list[Embedding]:
         s = self.settings
         if s.background_scope == "none":
             return []
-        count = len(self.set) if s.background_scope == "per photo" else 1
-        return [self._start("plain white", s.background_vectors) for _ in range(count)]
+        if s.background_scope == "per shoot":
+            numbers = torch.tensor(shoots(self.set), device=self.model.device)
+            self.views = replace(self.views, shoot=numbers[self.views.photo])
+            count = int(numbers.max()) + 1
+        else:
+            count = len(self.set) if s.background_scope == "per photo" else 1
+        rows = word_vectors(self.model, _BACKGROUND_WORDS, "class word")
+        return [spread(rows, s.background_vectors, self.scale, self.generator) for _ in range(count)]
 
     def class_word(self) -> Embedding:
         """The class word's own rows of the embedding tables, on the model's device."""

@@ -72,7 +72,7 @@ def fixed_draws(model: DiffusionModel, views: Views, count: int, batch_size: int
 class Part:
     """A training's part in a batch: its views, what is random, what its prompt holds, and what counts.
 
-    backgrounds: none, one shared by all photos, or one for each photo. phase: "subject" weighs pixels by
+    backgrounds: none, one shared by all photos, or one for each photo or shoot. phase: "subject" weighs pixels by
     m + (1 - s)(1 - m), "background" by 1 - m, "all" equally. min_snr: gamma of the weights of noise levels, 0 for none.
     keeps_context: weight of the rest of the prompt's drift from what it is beside `word`, the class word's vectors.
     """
@@ -173,9 +173,9 @@ def _rows(part: Part, words: Words) -> tuple[list[Row], Tensor]:
     Where a view's background has been changed, the tokens of the photo's own do not belong in its prompt.
     """
     views, index, backgrounds = part.views, part.draw.index, part.backgrounds
-    photo = views.photo[index]
-    none = torch.full_like(photo, -1)
-    group = (photo % len(backgrounds)).where(~views.changed[index], none) if backgrounds else none
+    shoot = views.shoot[index]
+    none = torch.full_like(shoot, -1)
+    group = (shoot % len(backgrounds)).where(~views.changed[index], none) if backgrounds else none
 
     def row(number: int) -> Row:
         prompt = templates(number >= 0)[part.draw.template]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..attractor.errors import AttractorError
 from .model import Embedding
+from .starts import held
 
 SD15_TABLE_SCALE = 0.0139  # standard deviation of SD1.5's token embeddings, to which published rates refer
 _COARSE_SHARE = 0.5  # part of XTI's steps in which all layers share their vectors
@@ -57,6 +58,7 @@ class Representation(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.generator: torch.Generator | None = None
+        self.norms_held: Embedding | None = None  # lengths [n, 1] that its vectors keep in training
 
     @abstractmethod
     def forward(self, timestep: Tensor) -> Words:
@@ -68,6 +70,10 @@ class Representation(nn.Module, ABC):
 
     def begin(self, step: int, steps: int) -> None:
         """Is told before each step of a training, counted from 1."""
+
+    @torch.no_grad()
+    def hold_norms(self) -> None:
+        """Is told after each step of a training to bring its vectors back to the lengths that they keep."""
 
     @abstractmethod
     def groups(self, learning_rate: float, scale: Mapping[str, float]) -> list[dict]:
@@ -90,6 +96,12 @@ class TextualInversion(Representation):
     def plain(self) -> Embedding:
         """The vectors themselves."""
         return dict(self.vectors.items())
+
+    @torch.no_grad()
+    def hold_norms(self) -> None:
+        """Of each vector."""
+        for key, norms in (self.norms_held or {}).items():
+            self.vectors[key].copy_(held(self.vectors[key], norms))
 
     def groups(self, learning_rate: float, scale: Mapping[str, float]) -> list[dict]:
         """A rate for each text encoder, in units of its table."""
@@ -130,6 +142,16 @@ class ExtendedTextualInversion(Representation):
     def plain(self) -> Embedding:
         """The vectors that all layers shared."""
         return dict(self.coarse.items())
+
+    @torch.no_grad()
+    def hold_norms(self) -> None:
+        """Of the shared vectors, then of each layer's."""
+        for key, norms in (self.norms_held or {}).items():
+            if self.apart:
+                moved = held(self.coarse[key] + self.offsets[key], norms)
+                self.offsets[key].copy_(moved - self.coarse[key])
+            else:
+                self.coarse[key].copy_(held(self.coarse[key], norms))
 
     def groups(self, learning_rate: float, scale: Mapping[str, float]) -> list[dict]:
         """The layers' differences at a third of the shared vectors' rate."""

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
-from .concept import write_beside
+from .concept import Concept, write_beside
 from .events import Events
 from .history import History
 from .model import DiffusionModel
@@ -83,13 +83,13 @@ class RunFolder:
     @classmethod
     def of(
         cls, parent: Path, model: DiffusionModel, subject: SubjectSet, settings: TrainSettings,
-        held_out: SubjectSet | None = None, seconds: float = _SECONDS,
+        held_out: SubjectSet | None = None, seconds: float = _SECONDS, start_from: Concept | None = None,
     ) -> RunFolder:  # fmt: skip
         """The folder in `parent` that belongs to this training and to no other."""
         masks = hashlib.sha256()
         for photo in (*subject.photos, *(held_out.photos if held_out else ())):
             masks.update(b"-" if photo.mask is None else photo.mask.contiguous().numpy().tobytes())
-        what = {**what_is_trained(model, subject, settings, held_out), "device": model.device.type,
+        what = {**what_is_trained(model, subject, settings, held_out, start_from), "device": model.device.type,
                 "mask_hash": masks.hexdigest(), "class_word": subject.class_word}  # fmt: skip
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
         word = re.sub(r"[^\w-]+", "-", subject.class_word).strip("-")[:40] or "subject"

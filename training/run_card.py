@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .concept import Concept
 from .history import History
 from .model import DiffusionModel
 from .photos import SubjectSet
@@ -14,12 +15,12 @@ VERSION = "0.1.0"
 
 def run_card(
     model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, held_out: SubjectSet | None,
-    history: History, plain_loss: dict[str, float], seconds: float,
+    history: History, plain_loss: dict[str, float], seconds: float, start_from: Concept | None = None,
 ) -> dict:  # fmt: skip
     """The run card of a finished training. plain_loss: fixed losses of the concept and of its plain embedding."""
     return {
         "format": 1,
-        **what_is_trained(model, subject, settings, held_out),
+        **what_is_trained(model, subject, settings, held_out, start_from),
         "seconds": round(seconds, 2),
         "background_steps": history.background_steps,
         "best_step": history.best_step,
@@ -35,8 +36,9 @@ def run_card(
 
 
 def what_is_trained(
-    model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, held_out: SubjectSet | None
-) -> dict:
+    model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, held_out: SubjectSet | None,
+    start_from: Concept | None = None,
+) -> dict:  # fmt: skip
     """All that a training follows from."""
     certificate = subject.certificate
     return {
@@ -44,6 +46,7 @@ def what_is_trained(
         "settings": settings.card(),
         "base_model": model.identity,
         "prediction": model.prediction,
+        "start_concept": start_from.sha256 if start_from else "",
         "train_photos": [p.sha256 for p in subject.photos],
         "held_out_photos": [p.sha256 for p in held_out.photos] if held_out else [],
         "masks": "given" if subject.has_masks else "none",

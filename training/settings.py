@@ -6,13 +6,14 @@ from dataclasses import dataclass, fields
 
 from ..attractor.errors import AttractorError
 from .schedules import SCHEDULES, TIMESTEPS
+from .starts import NORMS, STARTS
 
 REPRESENTATIONS = ("TI", "XTI", "NeTI")
-BACKGROUND_SCOPES = ("shared", "per photo", "none")
+BACKGROUND_SCOPES = ("shared", "per photo", "none", "per shoot")
 BACKGROUND_CHANGES = ("none", "blur", "swap")
 CHOICES = {
     "representation": REPRESENTATIONS, "background_scope": BACKGROUND_SCOPES, "schedule": SCHEDULES,
-    "timestep_sampling": TIMESTEPS, "background_change": BACKGROUND_CHANGES,
+    "timestep_sampling": TIMESTEPS, "background_change": BACKGROUND_CHANGES, "start": STARTS, "norm": NORMS,
 }  # fmt: skip
 
 
@@ -23,7 +24,7 @@ class TrainSettings:
     steps: optimiser steps of the subject. batch_size: views a step. learning_rate: AdamW's, for embeddings of
     SD1.5's scale; it is rescaled to the text encoder's own embedding table. vectors: number n of the subject's
     vectors. resolution: side in pixels of the training views. strength: attractor strength in [0, 1].
-    background_scope: one set of background tokens for all photos, one for each photo, or none.
+    background_scope: one set of background tokens for all photos, one for each photo or for each shoot, or none.
     background_vectors: number of background tokens in a set. background_steps: at most so many steps for the
     background alone, first; it ends earlier when the tokens explain it. zoom: largest random magnification of a view.
     flip: mirror half of the views. views: views of a photo that are encoded. seed: of everything random.
@@ -34,7 +35,7 @@ class TrainSettings:
     of the min-SNR weights, 0 for none, 5 in its paper. timestep_sampling: see schedules.draw_timesteps. colour: largest
     random change of a view's colours, 0 to 1. background_change: what happens to the background of half of the views,
     by the masks. keeps_context: weight of the loss that keeps the other words of a prompt where they stand beside the
-    class word.
+    class word. start, norm: where the vectors start, and what holds their lengths; see starts.
     """
 
     steps: int = 400
@@ -59,6 +60,8 @@ class TrainSettings:
     colour: float = 0.0
     background_change: str = "none"
     keeps_context: float = 0.0
+    start: str = "class word"
+    norm: str = "free"
 
     def __post_init__(self) -> None:
         """Raise AttractorError, naming the input, for a value that cannot be."""

@@ -38,6 +38,12 @@ class Job:
     watcher: Watcher | None = None
     preview_every: int = 0
     runs: RunFolder | None = None
+    start_from: Concept | None = None
+
+    def run(self, model: DiffusionModel) -> TrainingRun:
+        """The run, before its first step."""
+        watcher = self.watcher or Silent()
+        return TrainingRun(model, self.subject, self.settings, self.held_out, watcher, self.runs, self.start_from)
 
 
 class Among(Silent):
@@ -81,7 +87,7 @@ def train_together(model: DiffusionModel, jobs: Sequence[Job]) -> list[tuple[Con
         raise AttractorError("The train set has no photos.")
     try:
         with torch.inference_mode(False), deterministic():
-            runs = [TrainingRun(model, j.subject, j.settings, j.held_out, j.watcher or Silent(), j.runs) for j in jobs]
+            runs = [job.run(model) for job in jobs]
             plain: dict[int, dict[str, float]] = {}
             for alike in _alike(jobs):
                 settings = [jobs[i].settings for i in alike]
@@ -94,7 +100,8 @@ def train_together(model: DiffusionModel, jobs: Sequence[Job]) -> list[tuple[Con
             found = []
             for i, (job, run) in enumerate(zip(jobs, runs, strict=True)):
                 seconds = (time.perf_counter() - started) / len(jobs)
-                card = run_card(model, job.subject, job.settings, job.held_out, run.history, plain[i], seconds)
+                card = run_card(model, job.subject, job.settings, job.held_out, run.history, plain[i], seconds,
+                                job.start_from)  # fmt: skip
                 card["trained_together"] = len(jobs)
                 if job.runs is not None:
                     job.runs.finish(card, run.history)

@@ -16,24 +16,28 @@ from .photos import Photo, SubjectSet
 
 @dataclass(frozen=True)
 class Views:
-    """Encoded views of a set: latents [V, C, h, w], masks [V, 1, h, w] in [0, 1], photo index [V], and which of them
-    have another background than their photo [V].
+    """Encoded views of a set: latents [V, C, h, w], masks [V, 1, h, w] in [0, 1], photo index [V], which of them
+    have another background than their photo [V], and the index of the shoot whose background tokens they have [V].
     """
 
     latents: Tensor
     masks: Tensor
     photo: Tensor
     changed: Tensor = field(default=None)  # type: ignore[assignment]
+    shoot: Tensor = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        """None is changed, unless it is said."""
+        """None is changed, and each photo is a shoot of its own, unless it is said."""
+        if self.shoot is None:
+            object.__setattr__(self, "shoot", self.photo)
         if self.changed is None:
             object.__setattr__(self, "changed", torch.zeros_like(self.photo, dtype=torch.bool))
 
     def unchanged(self) -> Views:
         """Those with their photo's own background."""
         keep = ~self.changed
-        return self if keep.all() else Views(*(one[keep] for one in (self.latents, self.masks, self.photo)))
+        parts = (self.latents, self.masks, self.photo, self.changed, self.shoot)
+        return self if keep.all() else Views(*(one[keep] for one in parts))
 
 
 def make_views(

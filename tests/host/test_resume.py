@@ -228,7 +228,7 @@ def test_a_killed_server_goes_on_where_it_was(own_server):
     ATTRACTOR_TEST_KILLS: how often; a state is kept every five seconds, so that each run must last longer than that.
     """
     kills, moments, went_on = int(os.environ.get("ATTRACTOR_TEST_KILLS", "2")), random.Random(5), [0]
-    steps = 110 * kills
+    steps = 130 * kills
     own_server.start()
     for _ in range(kills):
         watch = _Progress(steps + 60, kill_after=moments.uniform(6, 9), pid=own_server.pid)
@@ -242,7 +242,7 @@ def test_a_killed_server_goes_on_where_it_was(own_server):
     went_on.append(watch.first)
     print(f"first steps that the page was told of: {went_on[1:]}")
     assert went_on[2:] == sorted(went_on[2:]) and went_on[-1] > 10 * kills, f"it began again: {went_on}"
-    own_server.queue(_graph("whole", steps=steps, preview_every=10**4))  # never stopped; runs anew, for the setting differs
+    own_server.queue(_graph("whole", steps=steps, preview_every=10**4))  # never stopped; a setting differs
     paths = [own_server.base / "models" / "embeddings" / f"{name}.safetensors" for name in ("killed", "whole")]
     assert load_concept(paths[0]).sha256 == load_concept(paths[1]).sha256
     with safe_open(paths[0], framework="pt") as file:
