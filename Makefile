@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -P -m attractor_pack
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-full bench-quality bench-representations bench-options bench-masks bench-speed lint checkpoints clean
+.PHONY: demo test test-fast test-full bench-quality bench-representations bench-options bench-masks bench-speed bench-scoring lint checkpoints clean
 
 demo: $(STAMP)
 	$(RUN).tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WORD),--word "$(WORD)")
@@ -29,6 +29,9 @@ bench-options: $(STAMP)
 
 bench-masks: $(STAMP)
 	$(RUN).tools.masks --write $(ARGS)
+
+bench-scoring: $(STAMP)
+	$(RUN).tools.scoring --write $(ARGS)
 
 bench-speed: $(STAMP)
 	$(RUN).tools.speed --write $(ARGS)

@@ -7,8 +7,9 @@ pictures, laid over one another by that map, are the same grey values over a goo
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 from scipy.spatial import ConvexHull, QhullError
 
 from ..training.photos import Photo, perceptual_hash
+from .candidates import candidates
 
 if TYPE_CHECKING:
     from skimage.transform import AffineTransform, SimilarityTransform
@@ -34,8 +36,10 @@ class Thresholds:
     correlation: of grey values, and of edges and texture, where they overlap. overlap: the least part of the smaller
     frame that overlaps.
     hash_bits: perceptual-hash distance up to which pictures are compared as a whole, too; pictures without
-    features always are. whole_correlation: of whole thumbnails, for that. shoot_inliers, shoot_coverage: agreement
-    that is no copy and still shows the same scene.
+    features always are. whole_correlation: of whole thumbnails, for that. marked_...: inliers, their share of the
+    keypoints, their coverage of the frame and the overlap of the larger frame from which on a picture with lettering
+    all over it is a copy, however badly the values correlate. shoot_inliers, shoot_coverage: agreement that is no copy
+    and still shows the same scene.
     """
 
     side: int = 384
@@ -44,6 +48,10 @@ class Thresholds:
     overlap: float = 0.2
     hash_bits: int = 6
     whole_correlation: float = 0.985
+    marked_inliers: int = 30
+    marked_share: float = 0.33
+    marked_coverage: float = 0.3
+    marked_overlap: float = 0.93
     shoot_inliers: int = 20
     shoot_coverage: float = 0.25
 
@@ -65,85 +73,105 @@ class Match:
 
 @dataclass(frozen=True)
 class Features:
-    """Grey picture [h, w] in [0, 1] with SIFT keypoints (x, y) [n, 2] and descriptors [n, 128]."""
+    """Grey picture uint8 [h, w] with SIFT keypoints (x, y) [n, 2] and descriptors [n, 128], strongest first."""
 
-    grey: np.ndarray
+    pixels: np.ndarray
     points: np.ndarray
     descriptors: np.ndarray
 
-
-def extract(photo: Photo, side: int) -> tuple[Features, Features]:
-    """SIFT features of a photo and of its mirror image, at `side` pixels on the longer side; the last are kept."""
-    key = (photo.sha256, photo.size, side)
-    if key not in _KEPT:
-        while len(_KEPT) >= _KEPT_PHOTOS:
-            _KEPT.pop(next(iter(_KEPT)))
-        _KEPT[key] = _extract(photo, side)
-    return _KEPT[key]
+    @property
+    def grey(self) -> np.ndarray:
+        """In [0, 1]."""
+        return self.pixels.astype(np.float32) / 255
 
 
-def _extract(photo: Photo, side: int) -> tuple[Features, Features]:
+def extract(photo: Photo, side: int, mirrored: bool = False) -> Features:
+    """SIFT features of a photo, or of its mirror image, at `side` pixels on the longer side; the last are kept."""
+    key = (photo.sha256, photo.size, side, mirrored)
+    kept = _KEPT.get(key)
+    if kept is None:
+        kept = _features(_small(photo, side)[:, ::-1] if mirrored else _small(photo, side))
+        while len(_KEPT) >= _KEPT_FEATURES:
+            _KEPT.pop(next(iter(_KEPT)), None)
+        _KEPT[key] = kept
+    return kept
+
+
+def _small(photo: Photo, side: int) -> np.ndarray:
     array = (photo.pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     image = Image.fromarray(array).convert("L")
     scale = side / max(image.size)
     size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
-    grey = np.asarray(image.resize(size, Image.Resampling.LANCZOS), dtype=np.float32) / 255
-    return _features(grey), _features(np.ascontiguousarray(grey[:, ::-1]))
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
 
 
-def _features(grey: np.ndarray) -> Features:
+def _features(pixels: np.ndarray) -> Features:
     from skimage.feature import SIFT  # late: importing scikit-image takes a while
 
+    pixels = np.ascontiguousarray(pixels)
     sift = SIFT(upsampling=1)
     try:
-        sift.detect_and_extract(grey)
+        sift.detect_and_extract(pixels.astype(np.float32) / 255)
     except RuntimeError:  # what scikit-image raises for a picture without a single feature
-        return Features(grey, np.zeros((0, 2)), np.zeros((0, 128), dtype=np.uint8))
+        return Features(pixels, np.zeros((0, 2)), np.zeros((0, 128), dtype=np.uint8))
+    order = np.argsort(-np.asarray(sift.scales), kind="stable")  # coarse ones survive most
     points = np.asarray(sift.keypoints, dtype=np.float64)[:, ::-1]
-    return Features(grey, points, np.asarray(sift.descriptors))
+    return Features(pixels, points[order], np.asarray(sift.descriptors)[order])
 
 
-_KEPT: dict[tuple, tuple[Features, Features]] = {}
-_KEPT_PHOTOS = 64
+def forget() -> None:
+    """Let go of the features that are kept."""
+    _KEPT.clear()
 
 
-def find_matches(photos: tuple[Photo, ...], limits: Thresholds = Thresholds()) -> list[Match]:
-    """Compare all pairs of a set; gives the evidence for every pair, in order."""
-    features = [extract(photo, limits.side) for photo in photos]
-    pairs = combinations(range(len(photos)), 2)
-    return [_compare(photos[i], photos[j], features[i], features[j], limits) for i, j in pairs]
+_KEPT: dict[tuple, Features] = {}
+_KEPT_FEATURES = 512
+
+
+def find_matches(photos: tuple[Photo, ...], limits: Thresholds = Thresholds()) -> dict[tuple[int, int], Match]:
+    """The evidence for every pair of a set that may show one shot, by the photos' places i < j.
+
+    All pairs of a small set, of a large one those that `candidates` names.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        features = list(pool.map(lambda photo: extract(photo, limits.side), photos))
+        hashes = [(photo.phash, _mirrored_hash(photo)) for photo in photos]
+        wanted = candidates(features, hashes, limits)
+        found = pool.map(lambda job: compare(photos[job[0][0]], photos[job[0][1]], limits, job[1]), wanted.items())
+        return dict(zip(wanted, found, strict=True))
 
 
 def cross_matches(
     first: tuple[Photo, ...], second: tuple[Photo, ...], limits: Thresholds = Thresholds()
 ) -> list[Match]:
-    """Compare every photo of one set with every photo of another."""
-    left = [extract(photo, limits.side) for photo in first]
-    right = [extract(photo, limits.side) for photo in second]
-    pairs = product(range(len(first)), range(len(second)))
-    return [_compare(first[i], second[j], left[i], right[j], limits) for i, j in pairs]
+    """The evidence for every pair of a photo of one set and one of another that may show one shot."""
+    found = find_matches((*first, *second), limits)
+    return [match for (i, j), match in found.items() if i < len(first) <= j]
 
 
-def _compare(
-    a: Photo, b: Photo, fa: tuple[Features, Features], fb: tuple[Features, Features], limits: Thresholds
-) -> Match:
+def compare(a: Photo, b: Photo, limits: Thresholds, ways: tuple[bool, ...] = (False, True)) -> Match:
+    """Lay a, as it lies or mirrored, over b."""
     distance = min((a.phash ^ b.phash).bit_count(), (_mirrored_hash(a) ^ b.phash).bit_count())
     best = Match(a.name, b.name, "", 0, 0.0, 0.0, 0.0, False, distance)
     if a.sha256 == b.sha256:
         return Match(a.name, b.name, "duplicate", 0, 1.0, 1.0, 1.0, False, 0)
-    for mirrored in (False, True):
-        found = _fit(fa[mirrored], fb[0], limits)
+    own, other = extract(a, limits.side), extract(b, limits.side)
+    for mirrored in ways:
+        found = _fit(extract(a, limits.side, mirrored), other, limits)
         if found is None:
             continue
-        inliers, correlation, overlap, coverage = found
+        inliers, correlation, overlap, coverage, both = found
         is_copy = inliers >= limits.inliers and correlation >= limits.correlation and overlap >= limits.overlap
+        share = inliers / max(1, min(len(own.points), len(other.points)))
+        is_copy |= (inliers >= limits.marked_inliers and share >= limits.marked_share
+                    and coverage >= limits.marked_coverage and both >= limits.marked_overlap)  # fmt: skip
         is_shoot = inliers >= limits.shoot_inliers and coverage >= limits.shoot_coverage
         kind = "duplicate" if is_copy else "same_shoot" if is_shoot else ""
         match = Match(a.name, b.name, kind, inliers, correlation, overlap, coverage, mirrored, distance)
         best = max(best, match, key=lambda m: (m.kind == "duplicate", m.kind != "", m.inliers))
-    featureless = min(len(fa[0].points), len(fb[0].points)) < limits.inliers
+    featureless = min(len(own.points), len(other.points)) < limits.inliers
     if best.kind != "duplicate" and (featureless or distance <= limits.hash_bits):
-        whole = max(_whole_correlation(fa[m].grey, fb[0].grey) for m in (False, True))
+        whole = max(_whole_correlation(grey, other.grey) for grey in (own.grey, own.grey[:, ::-1]))
         if whole >= limits.whole_correlation:
             return Match(a.name, b.name, "duplicate", best.inliers, whole, 1.0, 1.0, False, distance)
     return best
@@ -153,8 +181,10 @@ def _mirrored_hash(photo: Photo) -> int:
     return perceptual_hash(torch.flip(photo.pixels, (-1,)))
 
 
-def _fit(a: Features, b: Features, limits: Thresholds) -> tuple[int, float, float, float] | None:
-    """(inliers, correlation, overlap, coverage) under the best affine map from a to b, or None."""
+def _fit(a: Features, b: Features, limits: Thresholds) -> tuple[int, float, float, float, float] | None:
+    """(inliers, correlation, overlap, coverage, overlap of the larger frame) under the best affine map from a to b, or
+    None.
+    """
     from skimage.feature import match_descriptors
     from skimage.measure import ransac
     from skimage.transform import AffineTransform, SimilarityTransform
@@ -175,9 +205,9 @@ def _fit(a: Features, b: Features, limits: Thresholds) -> tuple[int, float, floa
     rigid: Any = SimilarityTransform.from_estimate(source[inliers], target[inliers])  # steadier where points lie close
     overlays = [_overlay(a.grey, b.grey, fit) for fit in (model, rigid) if fit and _is_plausible(fit)]
     enough = [found for found in overlays if found[1] >= limits.overlap]
-    correlation, overlap = max(enough or overlays)
+    correlation, overlap, both = max(enough or overlays)
     coverage = max(_hull(source[inliers], a.grey.shape), _hull(target[inliers], b.grey.shape))
-    return int(inliers.sum()), correlation, overlap, coverage
+    return int(inliers.sum()), correlation, overlap, coverage, both
 
 
 def _is_plausible(model: AffineTransform | SimilarityTransform) -> bool:
@@ -189,8 +219,8 @@ def _is_plausible(model: AffineTransform | SimilarityTransform) -> bool:
     return bool(0.25 < small and large < 4 and large / small < 1.4)
 
 
-def _overlay(a: np.ndarray, b: np.ndarray, model: AffineTransform | SimilarityTransform) -> tuple[float, float]:
-    """Where b, warped onto a, overlaps it: the correlation, and the overlap as part of the smaller frame.
+def _overlay(a: np.ndarray, b: np.ndarray, model: AffineTransform | SimilarityTransform) -> tuple[float, float, float]:
+    """Where b, warped onto a, overlaps it: the correlation, and the overlap as part of the smaller and larger frame.
 
     The lower of two correlations: of grey values, which differ when one object lies on two backgrounds, and of
     details, which differ when two drawings lie on one flat background.
@@ -201,11 +231,12 @@ def _overlay(a: np.ndarray, b: np.ndarray, model: AffineTransform | SimilarityTr
     details: Any = warp(_details(b), model, output_shape=a.shape, cval=0, order=1)
     valid: Any = binary_erosion(np.isfinite(warped), iterations=_MARGIN)  # frame edges and added borders do not count
     area_of_b = b.size / max(float(np.linalg.det(np.asarray(model.params)[:2, :2])), 1e-6)
-    overlap = float(np.isfinite(warped).sum() / min(a.size, area_of_b))
+    seen = float(np.isfinite(warped).sum())
+    overlap, both = seen / min(a.size, area_of_b), seen / max(a.size, area_of_b)
     if valid.sum() < 64:
-        return 0.0, overlap
+        return 0.0, overlap, both
     agree = min(_correlation(a[valid], warped[valid]), _correlation(_details(a)[valid], details[valid]))
-    return agree, min(overlap, 1.0)
+    return agree, min(overlap, 1.0), both
 
 
 def _details(grey: np.ndarray) -> np.ndarray:

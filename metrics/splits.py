@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -18,7 +19,8 @@ class Certificate:
     """Proof of a disjoint split: hashes and evidence, never a photo or a path.
 
     train, held_out: SHA-256 of the photos. groups: photos (SHA-256) that had to stay together.
-    nearest: the pair across the split with the strongest evidence of being one shot, and that evidence.
+    nearest: the pair across the split with the strongest evidence of being one shot, and that evidence; empty where no
+    pair of a large set came so far.
     """
 
     seed: int
@@ -121,11 +123,8 @@ def _wanted(held_out: float, total: int) -> int:
     return count
 
 
-def _groups(subject: SubjectSet, matches: list[Match]) -> list[list[int]]:
+def _groups(subject: SubjectSet, matches: Mapping[tuple[int, int], Match]) -> list[list[int]]:
     """Connected components of the duplicate relation, each a list of indices."""
-    index = {}
-    for i, name in enumerate(subject.names):
-        index.setdefault(name, i)
     parent = list(range(len(subject)))
 
     def root(i: int) -> int:
@@ -133,8 +132,7 @@ def _groups(subject: SubjectSet, matches: list[Match]) -> list[list[int]]:
             i = parent[i]
         return i
 
-    pairs = ((i, j) for i in range(len(subject)) for j in range(i + 1, len(subject)))
-    for (i, j), match in zip(pairs, matches, strict=True):
+    for (i, j), match in matches.items():
         if match.kind == "duplicate":
             parent[root(j)] = root(i)
     members: dict[int, list[int]] = {}
@@ -156,15 +154,14 @@ def _choose(groups: list[list[int]], wanted: int, rng: np.random.Generator) -> s
 
 
 def _assemble(
-    subject: SubjectSet, chosen: set[int], groups: list[list[int]], matches: list[Match], seed: int, limits: Thresholds,
-    wanted: int,
+    subject: SubjectSet, chosen: set[int], groups: list[list[int]], matches: Mapping[tuple[int, int], Match], seed: int,
+    limits: Thresholds, wanted: int,
 ) -> Split:  # fmt: skip
     photos = subject.photos
     train = [p for i, p in enumerate(photos) if i not in chosen]
     held_out = [p for i, p in enumerate(photos) if i in chosen]
-    pairs = ((i, j) for i in range(len(photos)) for j in range(i + 1, len(photos)))
-    across = [m for (i, j), m in zip(pairs, matches, strict=True) if (i in chosen) != (j in chosen)]
-    nearest = max(across, key=_strength)
+    across = [m for (i, j), m in matches.items() if (i in chosen) != (j in chosen)]
+    nearest = max(across, key=_strength, default=None)
     sha = {p.name: p.sha256 for p in photos}
     together = [g for g in groups if len(g) > 1]
     certificate = Certificate(
@@ -173,7 +170,7 @@ def _assemble(
         held_out=tuple(p.sha256 for p in held_out),
         groups=tuple(tuple(photos[i].sha256 for i in g) for g in together),
         thresholds=limits,
-        nearest={**_evidence(nearest), "pair": [sha[nearest.a], sha[nearest.b]]},
+        nearest={**_evidence(nearest), "pair": [sha[nearest.a], sha[nearest.b]]} if nearest else {},
     )
     return Split(
         train=subject.with_photos(train, role="train", certificate=certificate),
@@ -202,6 +199,8 @@ def _evidence(match: Match) -> dict:
 
 
 def _nearest_text(nearest: dict) -> str:
+    if not nearest:
+        return "no pair across the split shares enough local features to be compared"
     return (
         f"nearest pair across the split: {nearest['inliers']} matching points, correlation "
         f"{nearest['correlation']:.2f} over {nearest['overlap']:.0%} of the frame"

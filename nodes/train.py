@@ -17,7 +17,7 @@ from ..training.resume import RunFolder
 from ..training.schedules import SCHEDULES, TIMESTEPS
 from ..training.settings import BACKGROUND_CHANGES, BACKGROUND_SCOPES, REPRESENTATIONS, TrainSettings
 from ..training.starts import NORMS, STARTS
-from ..training.together import Among, Job, train_together
+from ..training.together import Among, Job, most_together, train_together
 from .host import folders
 from .host.model import HostModel
 from .host.progress import HostWatcher
@@ -150,6 +150,7 @@ class Train(io.ComfyNode):
             return picture
 
         watcher = HostWatcher(cls.hidden.unique_id, loss_curve, sample)
+        watcher.say(_memory(host, [job.settings for job in jobs]))
         if count == 1:
             job = jobs[0]
             found = [train(host, job.subject, job.settings, job.held_out, watcher, job.preview_every, job.runs,
@@ -164,6 +165,17 @@ class Train(io.ComfyNode):
             run.add_picture("curve.png", curve)
         cards = [json.dumps(concept.run_card, indent=2) for concept, _ in found]
         return io.NodeOutput([concept for concept, _ in found], [to_host(from_picture(c)[None]) for c in curves], cards)
+
+
+def _memory(host, settings) -> str:
+    """The estimate that is shown before the first step."""
+    samples = min(sum(s.batch_size for s in settings), most_together(settings[0].resolution))
+    needed = host.memory_of_a_step(max(samples, settings[0].batch_size), settings[0].resolution) / 2**30
+    free = host.memory_free() / 2**30
+    text = f"A step takes about {needed:.1f} GiB beyond the models; {free:.1f} GiB are free on {host.device} now."
+    if needed > free:
+        text += " If that is not enough, checkpointing or a smaller batch_size or resolution takes less."
+    return text
 
 
 def _job(

@@ -92,7 +92,7 @@ def train_together(model: DiffusionModel, jobs: Sequence[Job]) -> list[tuple[Con
             for alike in _alike(jobs):
                 settings = [jobs[i].settings for i in alike]
                 batch = max(s.batch_size for s in settings) * len(alike)
-                with model.training(min(batch, _most(settings[0].resolution)), settings[0].resolution):
+                with model.training(min(batch, most_together(settings[0].resolution)), settings[0].resolution):
                     if any(s.checkpointing for s in settings):
                         model.save_memory()
                     _Batch(model, [runs[i] for i in alike], [jobs[i] for i in alike]).train()
@@ -121,7 +121,8 @@ def _alike(jobs: Sequence[Job]) -> Iterator[list[int]]:
     yield from groups.values()
 
 
-def _most(resolution: int) -> int:
+def most_together(resolution: int) -> int:
+    """Samples that several trainings may put into one batch."""
     return max(1, _CELLS // (resolution // 8) ** 2)
 
 
@@ -130,7 +131,7 @@ class _Batch:
 
     def __init__(self, model: DiffusionModel, runs: Sequence[TrainingRun], jobs: Sequence[Job]):
         self._model, self._runs, self._jobs = model, list(runs), list(jobs)
-        self._samples = _most(jobs[0].settings.resolution)
+        self._samples = most_together(jobs[0].settings.resolution)
 
     def train(self) -> None:
         """Both phases of each run; one that is done with its background goes on with its subject at once."""

@@ -18,6 +18,8 @@ from ...training.model import Context, Embedding, fingerprint
 from . import text as host_text
 from .borrow import checkpointed, differentiable_linears, frozen, norms_keep_their_input, ordinary_weights
 
+_OF_A_FORWARD = 3  # a training step's memory, in those of a forward
+
 
 class HostModel:
     """MODEL, CLIP and VAE as they are wired in the graph. Raises AttractorError for a model without cross-attention."""
@@ -125,13 +127,20 @@ class HostModel:
         yield
         self._borrow()
 
+    def memory_of_a_step(self, batch_size: int, resolution: int) -> int:
+        """Bytes that a step is likely to take beyond the weights: the host's own estimate of a forward, three times."""
+        channels = self._base.latent_format.latent_channels
+        return int(self.patcher.memory_required([batch_size * _OF_A_FORWARD, channels, *[resolution // 8] * 2]))
+
+    def memory_free(self) -> int:
+        """Bytes that are free on the model's device, as the host counts them."""
+        return int(comfy.model_management.get_free_memory(self.device))
+
     def _borrow(self) -> None:
         """Load both models in one call and lend their weights to autograd, until `_borrowed` is closed."""
         self._lent = True
         self._borrowed.callback(setattr, self, "_lent", False)
-        channels = self._base.latent_format.latent_channels
-        shape = [self._batch_size * 3, channels, self._size // 8, self._size // 8]
-        memory = self.patcher.memory_required(shape)
+        memory = self.memory_of_a_step(self._batch_size, self._size)
         comfy.model_management.load_models_gpu([self.patcher, self.clip.patcher], memory_required=memory)
         unet, encoder = self._base.diffusion_model, self.clip.cond_stage_model
         for lend in (ordinary_weights, frozen, norms_keep_their_input, differentiable_linears):

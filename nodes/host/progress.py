@@ -43,6 +43,10 @@ class HostWatcher:
         if not self._shows_samples:
             self._picture = ("JPEG", self._curve(history), 512)
 
+    def say(self, message: str) -> None:
+        """Show a line before the first step."""
+        _send_text(message, self._node_id)
+
     def finish(self, history: History) -> None:
         """Show what came with the last step."""
         if not self._shows_samples:

@@ -108,7 +108,9 @@ def test_every_option_of_the_node(server, load_demo, demo):
         train=node("Attractor_Train", **demo, train_set=["demo", 3], start_concept=["first", 0], **settings | options),
         card=node("PreviewAny", source=["train", 2]),
     )
-    card = json.loads(server.queue(graph).outputs["card"]["text"][0])
+    run = server.queue(graph)
+    assert any("GiB beyond the models" in text and "free on cpu" in text for text in run.texts)
+    card = json.loads(run.outputs["card"]["text"][0])
     assert {name: card["settings"][name] for name in options} == options
     assert len(card["start_concept"]) == 64
 

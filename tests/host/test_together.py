@@ -68,7 +68,7 @@ def test_a_full_batch_is_split(model, photos, monkeypatch):
     jobs = [Job(photos[0], replace(SHORT, seed=i, background_steps=0)) for i in range(4)]
     whole = train_together(model, jobs)
     assert max(sizes) == 8
-    monkeypatch.setattr(together, "_most", lambda _: 4)
+    monkeypatch.setattr(together, "most_together", lambda _: 4)
     sizes.clear()
     halves = train_together(model, jobs)
     assert max(sizes) == 6  # of the measurements, which need no gradient
@@ -79,7 +79,7 @@ def test_a_full_batch_is_split(model, photos, monkeypatch):
 def test_a_poisoned_one_is_named_and_the_others_go_on_later(model, photos, tmp_path):
     """One cannot learn: all stop, say which, and the others' states are kept."""
     settings = [SHORT, replace(SHORT, learning_rate=10.0, seed=1)]
-    jobs = [Job(photos[i], s, None, None, 0, RunFolder.of(tmp_path, model, photos[i], s)) for i, s in
+    jobs = [Job(photos[i], s, None, None, 0, RunFolder.of(tmp_path, model, photos[i], s, None, 1e9)) for i, s in
             enumerate(settings)]  # fmt: skip
     original, calls = model.denoise, iter(range(1000))
 

@@ -1,0 +1,146 @@
+"""`make bench-scoring`: are copies of a shot found, are different photos left apart, and how long does it take.
+
+Writes docs/benchmarks/scoring.json and its section of docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...metrics import duplicates
+from ...metrics.encoders import load_encoder
+from ...metrics.splits import split_set
+from ...training.photos import Photo, subject_set
+from .. import benchmarks
+from .labelled import SAME_SHOT, as_photo, copies, read_all
+
+_PHOTOS = Path(os.environ.get("DREAMBOOTH_PHOTOS", benchmarks.ROOT.parent / "shared" / "data" / "dreambooth"))
+_EVERY = 3  # of the photos, copies are made of so many
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; `--write` keeps it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, default=_PHOTOS, help="folder with a folder of photos for each subject")
+    parser.add_argument("--write", action="store_true", help="into docs/benchmarks")
+    chosen = parser.parse_args(argv)
+    photos = read_all(chosen.photos)
+    made = _copies(photos, chosen.photos)
+    figures = {"duplicates.photos": float(len(photos)), "duplicates.copies": float(sum(map(len, made.values())))}
+    figures |= pair_by_pair(photos, made)
+    figures |= in_a_large_set(photos, made)
+    figures |= throughput(photos)
+    for name, value in figures.items():
+        print(f"{name:44s} {value:.4f}", flush=True)
+    if chosen.write:
+        record = benchmarks.write_record("scoring", figures)
+        benchmarks.write_section("scoring", "Scoring: copies, different photos, time", _section(record, figures))
+    return 0
+
+
+def _copies(photos: Sequence[Photo], folder: Path) -> dict[int, list[Photo]]:
+    """Copies of every third photo, by the photo's place."""
+    found = {}
+    for i in range(0, len(photos), _EVERY):
+        original = Image.open(folder / photos[i].name).convert("RGB")
+        found[i] = [as_photo(image, f"{photos[i].name} {name}") for name, image in copies(original).items()]
+    return found
+
+
+def pair_by_pair(photos: Sequence[Photo], made: dict[int, list[Photo]]) -> dict[str, float]:
+    """Each photo beside each of its copies, and beside every other photo."""
+    limits = duplicates.Thresholds()
+    missed = [copy.name for i, own in made.items() for copy in own
+              if duplicates.compare(photos[i], copy, limits).kind != "duplicate"]  # fmt: skip
+    pairs = [(a, b) for a, b in combinations(photos, 2) if (a.name, b.name) not in SAME_SHOT]
+    tied = [(a.name, b.name) for a, b in pairs if duplicates.compare(a, b, limits).kind == "duplicate"]
+    print(f"missed: {missed}\ntied: {tied} of {len(pairs)}")
+    total = sum(map(len, made.values()))
+    return {"duplicates.recall": 1 - len(missed) / total, "duplicates.pairs": float(len(pairs)),
+            "duplicates.false_ties_per_1000": 1000 * len(tied) / len(pairs)}  # fmt: skip
+
+
+def in_a_large_set(photos: Sequence[Photo], made: dict[int, list[Photo]]) -> dict[str, float]:
+    """All photos and copies as one set, of which only candidate pairs are compared; then a split of 200 of them."""
+    whole = [*photos, *(copy for own in made.values() for copy in own)]
+    duplicates.forget()
+    began = time.perf_counter()
+    found = duplicates.find_matches(tuple(whole))
+    seconds = time.perf_counter() - began
+    group = list(range(len(whole)))
+
+    def root(i: int) -> int:
+        while group[i] != i:
+            i = group[i]
+        return i
+
+    for (i, j), match in found.items():
+        if match.kind == "duplicate":
+            group[root(j)] = root(i)
+    place = {photo.name: i for i, photo in enumerate(whole)}
+    together = [root(i) == root(place[copy.name]) for i, own in made.items() for copy in own]
+    wrong = [(a, b) for a, b in combinations(range(len(photos)), 2)
+             if root(a) == root(b) and (photos[a].name, photos[b].name) not in SAME_SHOT]  # fmt: skip
+    duplicates.forget()
+    began = time.perf_counter()
+    split_set(subject_set(whole[:200], "thing"), 0.2, 0)
+    return {
+        "large_set.photos": float(len(whole)), "large_set.seconds": seconds, "large_set.compared": float(len(found)),
+        "large_set.recall": float(np.mean(together)), "large_set.false_ties": float(len(wrong)),
+        "split_200_seconds": time.perf_counter() - began,
+    }  # fmt: skip
+
+
+def throughput(photos: Sequence[Photo]) -> dict[str, float]:
+    """Seconds of the features of 256 pictures, preprocessing included, over the bare encoder's batched forward."""
+    encoder = load_encoder("efficientnet-lite0", [])
+    pictures = torch.stack([torch.nn.functional.interpolate(photos[i % len(photos)].pixels[None], (224, 224))[0]
+                            for i in range(256)])  # fmt: skip
+    taken: dict[str, list[float]] = {"ours": [], "bare": []}
+    for _ in range(3):
+        began = time.perf_counter()
+        encoder.images(pictures)
+        taken["ours"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        with torch.no_grad():
+            for part in pictures.split(32):
+                encoder.module(part)
+        taken["bare"].append(time.perf_counter() - began)
+    ours, bare = min(taken["ours"]), min(taken["bare"])
+    return {"throughput_over_bare": ours / bare, "throughput.pictures_per_second": len(pictures) / ours}
+
+
+def _section(record: dict, figures: dict[str, float]) -> str:
+    rows = [
+        ("copies of a shot that are found, pair by pair", f"{figures['duplicates.recall']:.3f}", "at least .98"),
+        ("different photos tied together, of 1,000 pairs", f"{figures['duplicates.false_ties_per_1000']:.2f}",
+         "at most 1"),
+        ("copies that fall into their photo's group in one large set", f"{figures['large_set.recall']:.3f}", "–"),
+        ("pairs of photos wrongly in one group there", f"{figures['large_set.false_ties']:.0f}", "–"),
+        ("split of 200 photos, seconds", f"{figures['split_200_seconds']:.0f}", "under 60"),
+        ("features of 256 pictures over the bare encoder", f"{figures['throughput_over_bare']:.2f}", "1.10"),
+    ]  # fmt: skip
+    head = (
+        f"`make bench-scoring` on {record['date']}, {record['machine']}, commit {record['commit']}: "
+        f"{figures['duplicates.photos']:.0f} DreamBooth photos, {figures['duplicates.copies']:.0f} copies of every "
+        "third of them (mirrored, recompressed, a third of the size, shifted, cropped, mirrored and cropped, rotated "
+        "by 5 degrees, framed, brighter, recoloured, watermarked) and "
+        f"{figures['duplicates.pairs']:.0f} pairs of different photos. In the large set {figures['large_set.compared']:.0f} pairs of "
+        f"{figures['large_set.photos'] * (figures['large_set.photos'] - 1) / 2:.0f} are compared, in "
+        f"{figures['large_set.seconds']:.0f} s.\n\n| what | figure | asked |\n|---|---|---|\n"
+    )
+    return head + "\n".join(f"| {what} | {value} | {asked} |" for what, value, asked in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
