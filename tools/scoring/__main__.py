@@ -135,7 +135,8 @@ def _section(record: dict, figures: dict[str, float]) -> str:
         f"{figures['duplicates.photos']:.0f} DreamBooth photos, {figures['duplicates.copies']:.0f} copies of every "
         "third of them (mirrored, recompressed, a third of the size, shifted, cropped, mirrored and cropped, rotated "
         "by 5 degrees, framed, brighter, recoloured, watermarked) and "
-        f"{figures['duplicates.pairs']:.0f} pairs of different photos. In the large set {figures['large_set.compared']:.0f} pairs of "
+        f"{figures['duplicates.pairs']:.0f} pairs of different photos. "
+        f"In the large set {figures['large_set.compared']:.0f} pairs of "
         f"{figures['large_set.photos'] * (figures['large_set.photos'] - 1) / 2:.0f} are compared, in "
         f"{figures['large_set.seconds']:.0f} s.\n\n| what | figure | asked |\n|---|---|---|\n"
     )
