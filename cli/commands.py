@@ -143,6 +143,7 @@ def score(chosen: Namespace) -> dict:
     photos = read_folder(Path(chosen.photos), made.class_word or "subject")
     parts = read_json(Path(chosen.split))
     train_set, held_out = (_chosen(photos, parts.get(key, []), chosen.split) for key in ("train", "held_out"))
+    _check_certificate(parts.get("certificate"), train_set, held_out, chosen.split)
     names = dict.fromkeys(n for n in (chosen.image_encoder, chosen.text_encoder) if n and n != "none")
     encoders = [load_encoder(name, _model_folders(chosen)) for name in names]
     report = score_pictures(made, base, train_set, held_out, encoders)
@@ -248,6 +249,19 @@ def _read_pictures(folder: Path, concept: Concept | None, word: str) -> Generati
     if not images or len({image.shape for image in images}) > 1:
         raise AttractorError(f"{folder / _INDEX}: lists no pictures, or pictures of different sizes.")
     return Generations(torch.stack(images), tuple(items), word or index.get("class_word", ""), concept)
+
+
+def _check_certificate(certificate: Any, train_set: SubjectSet, held_out: SubjectSet, source: str) -> None:
+    """Raise AttractorError unless the certificate, if there is one, was made for these very files."""
+    if certificate is None:
+        return
+    for name, photos in (("train", train_set), ("held_out", held_out)):
+        named = certificate.get(name) if isinstance(certificate, dict) else None
+        if not isinstance(named, list) or sorted(map(str, named)) != sorted(p.sha256 for p in photos.photos):
+            raise AttractorError(
+                f"{source}: its certificate was made for other {name.replace('_', '-')} photos than those in the "
+                "folder, or has been edited. Run `attractor split` again, and train on the new split."
+            )
 
 
 def _chosen(photos: SubjectSet, names: list[str], source: str) -> SubjectSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..training.photos import SubjectSet
 from .encoders import Encoder
 from .generations import Generations
 from .splits import check_disjoint
+from .statistics import Difference, paired
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Score:
     two), floor the base model's pictures against the held-out photos (None without them).
     kind "text": text is the similarity of picture and prompt, with the class word in the subject's place, and floor
     the same for the base model.
+    over_floor: what the pictures are above the base model's of the same prompts and seeds, with prompts as units.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class Score:
     floor: float | None = None
     text: float | None = None
     pictures: list[dict] = field(default_factory=list)
+    over_floor: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Report:
                     f"  similarity to the prompt, read with {word!r} for <subject>: {_number(s.text)} "
                     f"(base model {_number(s.floor)})"
                 )
+            if s.over_floor is not None:
+                lines.append(f"  above the floor by {_sure(s.over_floor)}")
         if self.stopped_by_held_out:
             lines.append("The held-out photos also chose the step to keep; they were not trained on.")
         count = len(self.generations.items)
@@ -166,9 +171,11 @@ def _image_score(
     pictures = encoder.images(generations.images)
     seen, unseen = photo_features(encoder, train), photo_features(encoder, held_out)
     to_train, to_held = pictures @ seen.T, pictures @ unseen.T
-    gap, floor = float(to_train.mean() - to_held.mean()), None
+    gap, floor, over = float(to_train.mean() - to_held.mean()), None, None
     if base is not None:
+        base = _in_order_of(base, generations)
         plain = encoder.images(base.images)
+        over = _over(to_held.mean(1), (plain @ unseen.T).mean(1), generations)
         floor = float((plain @ unseen.T).mean())
         gap -= float((plain @ seen.T).mean()) - floor
     rows = [
@@ -185,6 +192,7 @@ def _image_score(
     return Score(
         "image", encoder.stamp, held_out=float(to_held.mean()), train=float(to_train.mean()),
         memorisation_gap=gap if base is not None else None, ceiling=_ceiling(unseen), floor=floor, pictures=rows,
+        over_floor=over,
     )  # fmt: skip
 
 
@@ -206,8 +214,22 @@ def _text_score(encoder: Encoder, generations: Generations, base: Generations | 
         {"prompt": item.prompt, "seed": item.seed, "text": round(float(v), 5)}
         for item, v in zip(generations.items, values, strict=True)
     ]
-    floor = float(similarity(base).mean()) if base is not None else None
-    return Score("text", encoder.stamp, text=float(values.mean()), floor=floor, pictures=rows)
+    floor, over = None, None
+    if base is not None:
+        plain = similarity(_in_order_of(base, generations))
+        floor, over = float(plain.mean()), _over(values, plain, generations)
+    return Score("text", encoder.stamp, text=float(values.mean()), floor=floor, pictures=rows, over_floor=over)
+
+
+def _in_order_of(base: Generations, generations: Generations) -> Generations:
+    """The base model's pictures in the order of the same prompts and seeds."""
+    place = {key: i for i, key in enumerate(base.keys)}
+    order = [place[key] for key in generations.keys]
+    return replace(base, images=base.images[order], items=tuple(base.items[i] for i in order))
+
+
+def _over(values: Tensor, floor: Tensor, generations: Generations) -> Difference:
+    return paired(values.tolist(), floor.tolist(), [item.prompt for item in generations.items])
 
 
 def photo_features(encoder: Encoder, photos: SubjectSet) -> Tensor:
@@ -220,6 +242,13 @@ def _ceiling(features: Tensor) -> float | None:
     if count < 2:
         return None
     return float(((features @ features.T).sum() - count) / (count * (count - 1)))
+
+
+def _sure(found: Difference) -> str:
+    """A difference with its interval in words."""
+    if found.low is None or found.high is None or found.p is None:
+        return f"{found.mean:+.3f} (one prompt: how sure that is cannot be said)"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {found.p:.3f}, over {found.units} prompts"
 
 
 def _number(value: float | None) -> str:

@@ -94,6 +94,16 @@ def test_train_sample_and_score(tmp_path):
     report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert report["scores"][0]["memorisation_gap"] is not None and len(report["pictures"]) == 2
     assert (tmp_path / "report" / "report.html").is_file()
+    assert report["scores"][0]["over_floor"]["units"] == 1
+    done = attractor("split", photos, "--held-out", 3, "--json", tmp_path / "split.json")
+    assert done.returncode == 0, done.stderr
+    edited = json.loads((tmp_path / "split.json").read_text(encoding="utf-8"))
+    edited["certificate"]["held_out"][0] = "0" * 64
+    (tmp_path / "edited.json").write_text(json.dumps(edited), encoding="utf-8")
+    done = attractor("score", tmp_path / "base", "--photos", photos, "--split", tmp_path / "edited.json")
+    assert done.returncode == 1 and "certificate was made for other held-out photos" in done.stderr
+    done = attractor("score", tmp_path / "base", "--photos", photos, "--split", tmp_path / "split.json")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
