@@ -18,7 +18,7 @@ from ...training.model import Context, Embedding, fingerprint
 from . import text as host_text
 from .borrow import checkpointed, differentiable_linears, frozen, norms_keep_their_input, ordinary_weights
 
-_OF_A_FORWARD = 3  # a training step's memory, in those of a forward
+_MIB_A_BYTE = 0.07  # of a step, for each latent cell and byte of the precision: 1.12 GiB of float32 at 64 x 64
 
 
 class HostModel:
@@ -128,9 +128,13 @@ class HostModel:
         self._borrow()
 
     def memory_of_a_step(self, batch_size: int, resolution: int) -> int:
-        """Bytes that a step is likely to take beyond the weights: the host's own estimate of a forward, three times."""
-        channels = self._base.latent_format.latent_channels
-        return int(self.patcher.memory_required([batch_size * _OF_A_FORWARD, channels, *[resolution // 8] * 2]))
+        """Bytes that a step without checkpointing is likely to take beyond the weights.
+
+        By the host's own factor of the model, and what a step of SD1.5 at 512 pixels was measured to take
+        (`make bench-speed`); other models were not measured.
+        """
+        cells = batch_size * (resolution // 8) ** 2
+        return int(cells * self.compute_dtype.itemsize * _MIB_A_BYTE * self._base.memory_usage_factor * 2**20)
 
     def memory_free(self) -> int:
         """Bytes that are free on the model's device, as the host counts them."""
@@ -140,7 +144,9 @@ class HostModel:
         """Load both models in one call and lend their weights to autograd, until `_borrowed` is closed."""
         self._lent = True
         self._borrowed.callback(setattr, self, "_lent", False)
-        memory = self.memory_of_a_step(self._batch_size, self._size)
+        channels, side = self._base.latent_format.latent_channels, self._size // 8
+        forward = self.patcher.memory_required([self._batch_size * 3, channels, side, side])
+        memory = max(forward, self.memory_of_a_step(self._batch_size, self._size))
         comfy.model_management.load_models_gpu([self.patcher, self.clip.patcher], memory_required=memory)
         unet, encoder = self._base.diffusion_model, self.clip.cond_stage_model
         for lend in (ordinary_weights, frozen, norms_keep_their_input, differentiable_linears):
