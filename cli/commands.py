@@ -75,9 +75,14 @@ def train(chosen: Namespace) -> dict:
     """Split, mask, train, and write the concept file; of several folders, all side by side and a file each."""
     from ..backend.diffusers_model import load
 
-    check_name(chosen.name)
     folders, words = [Path(one) for one in chosen.dir], [word.strip() for word in chosen.word.split(",")]
     names = [chosen.name] if len(folders) == 1 else [folder.resolve().name for folder in folders]
+    for name in names:
+        path = Path(chosen.out) / f"{check_name(name)}.safetensors"
+        if len(names) > 1 and chosen.when_exists == "refuse" and path.exists():
+            raise AttractorError(f"{path} is there already: choose another --out, or --when-exists number.")
+    if len(folders) > 1 and chosen.click:
+        raise AttractorError("--click is for one folder: mask the folders one by one, and give --masks.")
     if len(set(names)) < len(names):
         raise AttractorError("two of the folders have the same name, and so would their concepts: rename one.")
     if len(words) not in (1, len(folders)):
@@ -90,7 +95,9 @@ def train(chosen: Namespace) -> dict:
         start.check_fits(model.widths, None, f"the model {chosen.model}")
     for i, folder in enumerate(folders):
         word = words[i % len(words)]
-        masked, _ = _masked(read_folder(folder, word), Namespace(**{**vars(chosen), "word": word}), model)
+        masks = Path(chosen.masks) / names[i] if chosen.masks and len(folders) > 1 else chosen.masks
+        own = Namespace(**{**vars(chosen), "word": word, "masks": masks})
+        masked, _ = _masked(read_folder(folder, word), own, model)
         parts = split_set(masked, chosen.held_out, chosen.seed)
         folder = Path(chosen.out) / "runs"
         runs = RunFolder.of(folder, model, parts.train, settings, parts.held_out, start_from=start)

@@ -125,7 +125,8 @@ def _mask_options(parser: argparse.ArgumentParser) -> None:
                         help="auto compares all whose models are there; with --masks it is external")  # fmt: skip
     parser.add_argument("--word", default="subject", 
                         help="what the subject is, such as dog; for several folders dog,cat")  # fmt: skip
-    parser.add_argument("--masks", help="folder of masks <stem>.png, for the back end external")
+    parser.add_argument("--masks", help="folder of masks <stem>.png, for the back end external; of several "
+                        "folders with a folder of masks for each")  # fmt: skip
     parser.add_argument("--click", action="append", metavar="[NAME:]X,Y",
                         help="a point on the subject, or a box X0,Y0,X1,Y1, in pixels or fractions; repeatable, "
                         "for the photos in order or by name")  # fmt: skip

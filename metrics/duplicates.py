@@ -8,6 +8,7 @@ pictures, laid over one another by that map, are the same grey values over a goo
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,12 +89,14 @@ class Features:
 def extract(photo: Photo, side: int, mirrored: bool = False) -> Features:
     """SIFT features of a photo, or of its mirror image, at `side` pixels on the longer side; the last are kept."""
     key = (photo.sha256, photo.size, side, mirrored)
-    kept = _KEPT.get(key)
+    with _LOCK:
+        kept = _KEPT.get(key)
     if kept is None:
         kept = _features(_small(photo, side)[:, ::-1] if mirrored else _small(photo, side))
-        while len(_KEPT) >= _KEPT_FEATURES:
-            _KEPT.pop(next(iter(_KEPT)), None)
-        _KEPT[key] = kept
+        with _LOCK:
+            while len(_KEPT) >= _KEPT_FEATURES:
+                _KEPT.pop(next(iter(_KEPT)))
+            _KEPT[key] = kept
     return kept
 
 
@@ -125,7 +128,8 @@ def forget() -> None:
 
 
 _KEPT: dict[tuple, Features] = {}
-_KEPT_FEATURES = 512
+_KEPT_FEATURES = 256
+_LOCK = threading.Lock()
 
 
 def find_matches(photos: tuple[Photo, ...], limits: Thresholds = Thresholds()) -> dict[tuple[int, int], Match]:
@@ -137,8 +141,12 @@ def find_matches(photos: tuple[Photo, ...], limits: Thresholds = Thresholds()) -
         features = list(pool.map(lambda photo: extract(photo, limits.side), photos))
         hashes = [(photo.phash, _mirrored_hash(photo)) for photo in photos]
         wanted = candidates(features, hashes, limits)
-        found = pool.map(lambda job: compare(photos[job[0][0]], photos[job[0][1]], limits, job[1]), wanted.items())
-        return dict(zip(wanted, found, strict=True))
+
+        def look(pair: tuple[int, int]) -> Match:
+            i, j = pair
+            return compare(photos[i], photos[j], limits, wanted[pair], (features[i], features[j]))
+
+        return dict(zip(wanted, pool.map(look, wanted), strict=True))
 
 
 def cross_matches(
@@ -149,15 +157,18 @@ def cross_matches(
     return [match for (i, j), match in found.items() if i < len(first) <= j]
 
 
-def compare(a: Photo, b: Photo, limits: Thresholds, ways: tuple[bool, ...] = (False, True)) -> Match:
-    """Lay a, as it lies or mirrored, over b."""
+def compare(
+    a: Photo, b: Photo, limits: Thresholds, ways: tuple[bool, ...] = (False, True),
+    features: tuple[Features, Features] | None = None,
+) -> Match:  # fmt: skip
+    """Lay a, as it lies or mirrored, over b. features: of both as they lie, where they are at hand."""
     distance = min((a.phash ^ b.phash).bit_count(), (_mirrored_hash(a) ^ b.phash).bit_count())
     best = Match(a.name, b.name, "", 0, 0.0, 0.0, 0.0, False, distance)
     if a.sha256 == b.sha256:
         return Match(a.name, b.name, "duplicate", 0, 1.0, 1.0, 1.0, False, 0)
-    own, other = extract(a, limits.side), extract(b, limits.side)
+    own, other = features or (extract(a, limits.side), extract(b, limits.side))
     for mirrored in ways:
-        found = _fit(extract(a, limits.side, mirrored), other, limits)
+        found = _fit(extract(a, limits.side, True) if mirrored else own, other, limits)
         if found is None:
             continue
         inliers, correlation, overlap, coverage, both = found

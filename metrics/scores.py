@@ -138,7 +138,7 @@ def score(
 def _check_unseen(generations: Generations, held_out: SubjectSet) -> None:
     """Raise AttractorError when the concept was trained on a held-out photo, by its own run card."""
     card = generations.concept.run_card if generations.concept else {}
-    seen = set(card.get("train_photos") or [])
+    seen = {*(card.get("train_photos") or []), *(card.get("photos_before") or [])}
     trained = [photo.name for photo in held_out.photos if photo.sha256 in seen]
     if trained:
         raise AttractorError(

@@ -91,11 +91,11 @@ class Mask(io.ComfyNode):
                 ),
             ],
             outputs=[
-                SubjectSetType.Output("masked", display_name="subject"),
+                SubjectSetType.Output("masked", display_name="subject", is_output_list=True),
                 io.Mask.Output("mask", display_name="masks", is_output_list=True),
                 io.Image.Output("overlay", display_name="overlay", is_output_list=True),
-                io.String.Output("verdict", display_name="verdict"),
-                io.String.Output("verdicts", display_name="verdicts (JSON)"),
+                io.String.Output("verdict", display_name="verdict", is_output_list=True),
+                io.String.Output("verdicts", display_name="verdicts (JSON)", is_output_list=True),
             ],
         )  # fmt: skip
 
@@ -111,23 +111,30 @@ class Mask(io.ComfyNode):
         cls, subject, back_end, grow, feather, fill_holes, masks=None, model=None, clip=None, vae=None, clicks=("",),
         word=("",), saliency_model=("u2netp",), unit=(UNITS[0],), edges=(0.0,), strength=(1.0,), cells=(64,),
     ):  # fmt: skip
-        subject, back_end = single(subject), single(back_end)
+        back_end = single(back_end)
         given = [m for batch in masks for m in (batch if batch.ndim == 3 else batch[None])] if masks else None
         how = Refinement(single(grow), single(feather), single(fill_holes), single(unit), single(edges))
-        pointed = parse_clicks(single(clicks) or "", subject.names, [p.shown_size for p in subject.photos])
-        if given is not None and back_end not in ("external", "none"):
-            pointed = {**_marks(subject, given), **pointed}
+        text, several = single(clicks) or "", len(subject) > 1
+        if several and (text.strip() or given is not None):
+            raise AttractorError("masks and clicks are for one subject: mask several subjects in a node each.")
         sources = _sources(back_end, single(model), single(clip), single(vae), single(saliency_model))
-        masked = mask_set(subject, back_end, how, given, sources, pointed, single(word) or "")
-        photos, shown = masked.photos, []
-        found = [cast(Tensor, photo.mask) for photo in photos]
-        for photo, mask in zip(photos, found, strict=True):
-            weight, share = effective_weight(centre_view(mask), single(strength), single(cells))
-            shown.append(to_host(mask_picture(photo.pixels, mask, photo.verdict, weight, share, name=photo.name)[None]))
         notes = [f"auto did without {k}: {v}" for k, v in sources.missing.items()] if back_end == "auto" else []
-        text = verdict_text([p.name for p in photos], [p.verdict for p in photos], found, notes)
-        data = json.dumps({photo.name: photo.judgement() for photo in photos}, indent=1)
-        return io.NodeOutput(masked, [mask[None] for mask in found], shown, text, data)
+        sets, masks_out, shown, texts, data = [], [], [], [], []
+        for one in subject:
+            pointed = parse_clicks(text, one.names, [p.shown_size for p in one.photos])
+            if given is not None and back_end not in ("external", "none"):
+                pointed = {**_marks(one, given), **pointed}
+            masked = mask_set(one, back_end, how, given, sources, pointed, single(word) or "")
+            found = [cast(Tensor, photo.mask) for photo in masked.photos]
+            for photo, mask in zip(masked.photos, found, strict=True):
+                weight, share = effective_weight(centre_view(mask), single(strength), single(cells))
+                picture = mask_picture(photo.pixels, mask, photo.verdict, weight, share, name=photo.name)
+                shown.append(to_host(picture[None]))
+            sets.append(masked)
+            masks_out += [mask[None] for mask in found]
+            texts.append(verdict_text(masked.names, [p.verdict for p in masked.photos], found, notes))
+            data.append(json.dumps({photo.name: photo.judgement() for photo in masked.photos}, indent=1))
+        return io.NodeOutput(sets, masks_out, shown, texts, data)
 
 
 def _marks(subject: Any, given: list) -> dict[str, Click]:

@@ -132,6 +132,15 @@ class Train(io.ComfyNode):
             raise AttractorError(f"{empty[0]} is an empty list: the node before it gave nothing.")
         count = max(len(values) for values in lists.values())
         each = [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)]
+        for name, values in (("model", model), ("clip", clip), ("vae", vae)):
+            if len(values) != 1:
+                raise AttractorError(f"{name} is a list of {len(values)}: connect one, all trainings share it.")
+        sets = {name: len(lists[name]) for name in ("train_set", "held_out_set") if len(lists.get(name) or ()) > 1}
+        if any(number != count for number in sets.values()) or (sets and "held_out_set" in lists and len(sets) < 2):
+            raise AttractorError(
+                f"train_set and held_out_set are lists of different lengths ({len(lists['train_set'])} and "
+                f"{len(lists.get('held_out_set') or ())}): give each train set the held-out set of its own subject."
+            )
         host = HostModel(single(model), single(clip), single(vae))
         for one in each:
             if one.get("held_out_set") is not None:
@@ -210,7 +219,7 @@ def _finer_inputs() -> list:
         ),
         io.Float.Input(
             "colour", default=_DEFAULT.colour, min=0, max=1, step=0.05, optional=True,
-            tooltip="Random change of the views' colours: 1 is up to 30% of brightness, contrast, saturation and cast. "
+            tooltip="Random change of the views' colours: 1 is up to 30% of contrast and saturation. "
             "Not for a subject that is known by its colour.",
         ),
         io.Combo.Input(

@@ -45,7 +45,9 @@ def change_background(how: str, pixels: Tensor, mask: Tensor | None, generator: 
 
 
 def shift_colours(pixels: Tensor, most: float, generator: torch.Generator) -> Tensor:
-    """Slightly other brightness, contrast, saturation and cast: [3, H, W]. most: of each, at 1 a change by 30%."""
+    """Slightly other brightness, contrast, saturation and cast: [3, H, W]. most: at 1 contrast and saturation
+    change by up to 30%, brightness by 15%, the channels by 9% more.
+    """
     draw = (torch.rand(6, generator=generator) * 2 - 1) * 0.3 * most
     grey = pixels.mean(0, keepdim=True)
     out = grey + (pixels - grey) * (1 + draw[0])

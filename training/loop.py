@@ -130,13 +130,14 @@ class TrainingRun:
             if held_out is not None and len(held_out):
                 self.held_out = make_views(model, held_out, s.resolution, 1, 1.0, False, s.seed)
         self.scale = model.table_scale()
+        s.check_start(start_from is not None)
         own = start_from.vectors if start_from else word_vectors(model, subject.class_word, s.start)
         own = {key: rows.to(model.device) for key, rows in own.items()}
         count = len(next(iter(own.values()))) if start_from else s.vectors
-        self.own_scale = dict(self.scale)
-        if s.start == "encoded word" and not start_from:  # on the scale of the encoder's output, not of the table
-            self.own_scale = {key: float(rows.std()) for key, rows in own.items()}
-        start = spread(own, count, self.own_scale, self.generator)
+        off_the_table = s.start == "encoded word" or start_from is not None
+        own_scale = {key: float(rows.std()) for key, rows in own.items()} if off_the_table else self.scale
+        start = spread(own, count, own_scale, self.generator)
+        self.own_scale = self.scale if s.norm == "vocabulary" else own_scale
         word = own if start_from else model.words(subject.class_word)
         self.representation = build(s.representation, start, word, model.layers, s.seed).to(model.device)
         self.representation.generator = self.generator
@@ -154,7 +155,7 @@ class TrainingRun:
         self._progress = runs.load() if runs else None
         if self._progress is not None:
             self._restore(self._progress)
-        self._parts = 1
+        self._parts, self._is_short = 1, False
         self._number = math.nan
 
     @property
@@ -329,7 +330,7 @@ class TrainingRun:
         self.history = progress.history
         self.generator.set_state(progress.generator)
         self.representation.load_state_dict(progress.state["representation"])
-        self._mean = progress.state["mean"]
+        self._mean = {key: value.to(self.model.device) for key, value in progress.state["mean"].items()}
         self._kept = progress.kept
         with torch.no_grad():
             for own, saved in zip(self.backgrounds, progress.state["backgrounds"], strict=True):
@@ -341,8 +342,8 @@ class TrainingRun:
         return has_settled(values)
 
     def _fixed(self, views: Views, seed: int) -> list[Draw]:
-        """Draws to measure on; without gradients larger batches take no more memory than those of the training."""
-        batch = min(_FIXED_SAMPLES, self.settings.batch_size * 3)
+        """Draws to measure on; larger batches without gradients take no more memory than plain training does."""
+        batch = min(_FIXED_SAMPLES, self.settings.batch_size * (1 if self.settings.checkpointing else 3))
         return fixed_draws(self.model, views, _FIXED_SAMPLES, batch, self.settings.seed + seed)
 
     def _average(self, step: int) -> None:
@@ -353,6 +354,12 @@ class TrainingRun:
                 self._mean[key] = value.detach().clone()
             else:
                 self._mean[key].lerp_(value.detach(), mean_weight(self.settings.ema, step))
+        if self.representation.norms_held:  # a mean of vectors of one length is shorter
+            newest = {key: value.clone() for key, value in newest.items()}
+            self.representation.load_state_dict(self._mean)
+            self.representation.hold_norms()
+            self._mean = {key: value.detach().clone() for key, value in self.representation.state_dict().items()}
+            self.representation.load_state_dict(newest)
 
     def random(self, phase: str) -> Draw:
         """What is random in a step of a phase."""
@@ -423,11 +430,21 @@ class TrainingRun:
         newest = {key: value.clone() for key, value in own.items()} if self._mean and subject is None else {}
         if newest:
             self.representation.load_state_dict(self._mean)
+        pieces = [piece for one in draws for piece in one.split(len(one.index) if self._is_short else 1)]
         parts = [Part(views, d, subject or self.representation, backgrounds, self.settings.strength, part)
-                 for d in draws]  # fmt: skip
-        values = losses_in_turn(self.model, parts).cpu()
-        if newest:
-            self.representation.load_state_dict(newest)
+                 for d in pieces]  # fmt: skip
+        try:
+            values = losses_in_turn(self.model, parts).cpu()
+        except RuntimeError as error:
+            if self._is_short or not is_out_of_memory(error):
+                raise
+            self._is_short, values = True, None
+        finally:
+            if newest:
+                self.representation.load_state_dict(newest)
+        if values is None:  # sample by sample from here on
+            gc.collect()
+            return self._measure(views, draws, backgrounds, part, subject)
         if not torch.isfinite(values).all():
             raise AttractorError(
                 f"The loss became nan at step {len(self.history.losses)}, measured on the {part}. Nothing was kept. "

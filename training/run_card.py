@@ -47,12 +47,19 @@ def what_is_trained(
         "base_model": model.identity,
         "prediction": model.prediction,
         "start_concept": start_from.sha256 if start_from else "",
+        "photos_before": photos_behind(start_from) if start_from else [],
         "train_photos": [p.sha256 for p in subject.photos],
         "held_out_photos": [p.sha256 for p in held_out.photos] if held_out else [],
         "masks": "given" if subject.has_masks else "none",
         "split_certificate": certificate.sha256 if certificate else "",
         "versions": {"attractor": VERSION, "torch": torch.__version__},
     }
+
+
+def photos_behind(concept: Concept) -> list[str]:
+    """Hashes of all photos that a concept, and those that it started from, were trained on."""
+    card = concept.run_card
+    return sorted({str(one) for name in ("train_photos", "photos_before") for one in card.get(name) or []})
 
 
 def _rounded(points: list[tuple[int, float]]) -> list[list[float]]:

@@ -81,6 +81,16 @@ class TrainSettings:
             if value not in options:
                 raise AttractorError(f"{name} is {value!r}: one of {options}.")
 
+    def check_start(self, from_concept: bool) -> None:
+        """Raise AttractorError for a start that the representation cannot have."""
+        if self.representation == "NeTI" and (self.start != "class word" or self.norm != "free"):
+            raise AttractorError(
+                "start and norm are for TI and XTI: NeTI's network starts about the class word, or a start_concept, "
+                "and its vectors keep that length. Set them back to 'class word' and 'free'."
+            )
+        if from_concept and self.start != "class word":
+            raise AttractorError("start is 'encoded word' and start_concept is connected: choose one of the two.")
+
     def card(self) -> dict:
         """The fields as a plain dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

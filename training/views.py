@@ -52,7 +52,7 @@ def make_views(
     """
     images, masks, index = _views(subject, resolution, per_photo, zoom, flip, seed)
     generator = torch.Generator().manual_seed(seed + 7)
-    changed = [background_change != "none" and i % per_photo % 4 in (2, 3) for i in range(len(images))]
+    changed = [background_change != "none" and i % per_photo % 4 in (1, 2) for i in range(len(images))]
     for i in range(len(images)):
         if changed[i]:
             own = masks[i] if subject.photos[index[i]].mask is not None else None

@@ -48,6 +48,24 @@ def test_only_the_direction_is_learnt(model, kind, norm):
         assert float(lengths[0][0, 0]) == pytest.approx(float(usual), rel=0.5)
 
 
+def test_a_running_mean_keeps_the_lengths_too(model):
+    before = learn(model, **STILL, norm="start").vectors["l"].norm(dim=-1)
+    after = learn(model, **SHORT, norm="start", ema=0.9).vectors["l"].norm(dim=-1)
+    assert torch.allclose(before, after, rtol=1e-4)
+
+
+def test_directions_from_the_encoded_word_move_at_the_tables_rate(model):
+    how = {"start": "encoded word", "norm": "vocabulary"}
+    before, after = (learn(model, **steps, **how).vectors["l"] for steps in (STILL, SHORT))
+    turned = torch.nn.functional.cosine_similarity(before, after, dim=-1)
+    assert 0.2 < float(turned.min()) < 0.999
+
+
+def test_what_neti_cannot_start_from_is_said(model):
+    with pytest.raises(AttractorError, match="NeTI's network starts about the class word"):
+        learn(model, **STILL, representation="NeTI", norm="start")
+
+
 def test_cross_initialization_starts_at_the_encoders_output(model):
     found = learn(model, **STILL, start="encoded word").vectors["l"]
     with torch.no_grad():
@@ -70,6 +88,8 @@ def test_a_concept_goes_on_from_another(model, kind):
     if kind == "TI":
         assert torch.allclose(found.vectors["l"], first.vectors["l"], atol=1e-5)
     assert found.run_card["start_concept"] == first.sha256
+    again, _ = loop.train(model, demo_assets.subject(), settings, start_from=found)
+    assert again.run_card["photos_before"] == sorted(found.run_card["train_photos"])
     learnt = learn(model, **STILL, representation=kind)
     assert learnt.run_card["start_concept"] == "" and learnt.sha256 != found.sha256
 
@@ -100,7 +120,7 @@ def test_shoots_do_not_depend_on_the_subject_in_front():
 def test_every_option_of_the_node(server, load_demo, demo):
     """All rarely used inputs at once, going on from a concept; one for another model is refused."""
     options = {"schedule": "constant", "ema": 0.9, "min_snr": 5.0, "timestep_sampling": "toward noise", "colour": 0.3,
-               "background_change": "swap", "keeps_context": 0.1, "start": "encoded word", "norm": "start",
+               "background_change": "swap", "keeps_context": 0.1, "start": "class word", "norm": "start",
                "background_scope": "per shoot"}  # fmt: skip
     settings = {**TRAINING, "steps": 6, "background_steps": 4, "views": 3}
     graph = load_demo(

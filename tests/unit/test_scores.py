@@ -58,9 +58,9 @@ def test_what_lies_above_the_floor_is_said_with_its_certainty(sets, efficientnet
     """Pairs by prompt and seed, in whatever order the base model's pictures come; prompts are the units."""
     train, held_out = sets
     prompts = [f"a <subject>, {i}" for i in range(4)]
-    items = tuple(Generated(prompt, seed, {"steps": 1, "cfg": 1.0}) for prompt in prompts for seed in (0, 1))
-    like = torch.stack([held_out.photos[i % 4].pixels for i in range(8)])
-    noise = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    items = tuple(Generated(prompt, 0, {"steps": 1, "cfg": 1.0}) for prompt in prompts)
+    like = torch.stack([photo.pixels for photo in held_out.photos])
+    noise = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     shown, base = Generations(like, items, "cup", None), Generations(noise, items, "cup", None)
     turned = Generations(noise.flip(0), items[::-1], "cup", None)
     found = score(shown, base, train, held_out, [efficientnet]).scores[0]
@@ -69,8 +69,6 @@ def test_what_lies_above_the_floor_is_said_with_its_certainty(sets, efficientnet
     assert found.over_floor.mean == pytest.approx(found.held_out - found.floor, abs=1e-6)
     assert found.over_floor.units == 4 and 0 < found.over_floor.low < found.over_floor.mean < found.over_floor.high
     assert found.over_floor.p == 2 / 16 and "over 4 prompts" in again.text
-    nothing = score(shown, shown, train, held_out, [efficientnet]).scores[0].over_floor
-    assert nothing.mean == 0 and nothing.p == 1 and nothing.effect is None
 
 
 def test_every_score_is_stamped(sets, efficientnet):

@@ -35,10 +35,10 @@ def test_every_copy_is_found_and_no_two_real_photos_are_tied(dreambooth):
 
 @pytest.mark.slow
 def test_a_large_set_is_split_without_comparing_all_pairs(dreambooth):
-    """Copies of three photos among forty: each in its photo's group, no two different photos in one."""
-    photos = read_all(dreambooth)[:40]
+    """Copies of two photos among 28: each in its photo's group, no two different photos in one."""
+    photos = read_all(dreambooth)[:28]
     made = {}
-    for place in (0, 14, 39):
+    for place in (0, 14):
         subject, name = photos[place].name.split("/")
         original = Image.open(dreambooth / subject / name).convert("RGB")
         made[place] = [as_photo(image, f"{place} {kind}") for kind, image in copies(original).items()]

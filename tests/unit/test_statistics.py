@@ -42,6 +42,8 @@ def test_pictures_of_a_prompt_count_once():
     assert list(unit_means(np.arange(4.0), ["x", "y", "x", "y"])) == [1, 2]
     alone = paired([1.0, 2.0], [0.0, 0.0], ["one", "one"])
     assert alone.mean == 1.5 and alone.low is alone.p is alone.effect is None
+    nothing = paired([1.0, 2.0], [1.0, 2.0], ["one", "other"])
+    assert nothing.mean == 0 and nothing.p == 1 and nothing.effect is None
 
 
 def test_holms_adjustment():
