@@ -118,7 +118,6 @@ class Mask(io.ComfyNode):
         if several and (text.strip() or given is not None):
             raise AttractorError("masks and clicks are for one subject: mask several subjects in a node each.")
         sources = _sources(back_end, single(model), single(clip), single(vae), single(saliency_model))
-        notes = [f"auto did without {k}: {v}" for k, v in sources.missing.items()] if back_end == "auto" else []
         sets, masks_out, shown, texts, data = [], [], [], [], []
         for one in subject:
             pointed = parse_clicks(text, one.names, [p.shown_size for p in one.photos])
@@ -132,6 +131,7 @@ class Mask(io.ComfyNode):
                 shown.append(to_host(picture[None]))
             sets.append(masked)
             masks_out += [mask[None] for mask in found]
+            notes = [f"auto did without {k}: {v}" for k, v in sources.missing.items()] if back_end == "auto" else []
             texts.append(verdict_text(masked.names, [p.verdict for p in masked.photos], found, notes))
             data.append(json.dumps({photo.name: photo.judgement() for photo in masked.photos}, indent=1))
         return io.NodeOutput(sets, masks_out, shown, texts, data)

@@ -1,6 +1,7 @@
 """Scores on pictures whose truth is known, by a real encoder from PyPI and by tiny models of the real architectures."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -52,6 +53,22 @@ def test_the_ceiling_is_held_out_against_held_out(sets, efficientnet):
     found = score(made([p.pixels for p in held_out.photos]), None, train, held_out, [efficientnet]).scores[0]
     assert found.ceiling == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
     assert found.memorisation_gap is None and found.floor is None
+
+
+def test_a_report_that_does_not_fit_on_the_disk_leaves_the_last_one(sets, efficientnet, tmp_path):
+    """By a real limit on the size of files: the report that was there stays whole, and the error names the file."""
+    train, held_out = sets
+    report = score(made([held_out.photos[0].pixels]), None, train, held_out, [efficientnet])
+    data, page = write_report(report, tmp_path)
+    before = data.read_bytes(), page.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1200, hard))
+    try:
+        with pytest.raises(AttractorError, match=r"report\.json"):
+            write_report(report, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (data.read_bytes(), page.read_bytes()) == before and len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_lies_above_the_floor_is_said_with_its_certainty(sets, efficientnet):

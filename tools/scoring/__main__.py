@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +64,30 @@ def _copies(photos: Sequence[Photo], folder: Path) -> dict[int, list[Photo]]:
 
 def pair_by_pair(photos: Sequence[Photo], made: dict[int, list[Photo]]) -> dict[str, float]:
     """Each photo beside each of its copies, and beside every other photo."""
-    limits = duplicates.Thresholds()
-    missed = [copy.name for i, own in made.items() for copy in own
-              if duplicates.compare(photos[i], copy, limits).kind != "duplicate"]  # fmt: skip
+    of_copies = [(photos[i], copy) for i, own in made.items() for copy in own]
     pairs = [(a, b) for a, b in combinations(photos, 2) if (a.name, b.name) not in SAME_SHOT]
-    tied = [(a.name, b.name) for a, b in pairs if duplicates.compare(a, b, limits).kind == "duplicate"]
+    kinds = _kinds([*of_copies, *pairs])
+    total = len(of_copies)
+    missed = [copy.name for (_, copy), kind in zip(of_copies, kinds, strict=False) if kind != "duplicate"]
+    tied = [(a.name, b.name) for (a, b), kind in zip(pairs, kinds[total:], strict=True) if kind == "duplicate"]
     print(f"missed: {missed}\ntied: {tied} of {len(pairs)}")
-    total = sum(map(len, made.values()))
     return {"duplicates.recall": 1 - len(missed) / total, "duplicates.pairs": float(len(pairs)),
             "duplicates.false_ties_per_1000": 1000 * len(tied) / len(pairs)}  # fmt: skip
+
+
+_JOBS: list[tuple[Photo, Photo]] = []  # what forked workers look at
+
+
+def _kinds(jobs: list[tuple[Photo, Photo]]) -> list[str]:
+    """What each pair is found to be, on all cores."""
+    _JOBS[:] = jobs
+    with get_context("fork").Pool(os.cpu_count()) as pool:
+        return pool.map(_kind, range(len(jobs)), chunksize=64)
+
+
+def _kind(job: int) -> str:
+    torch.set_num_threads(1)
+    return duplicates.compare(*_JOBS[job], duplicates.Thresholds()).kind
 
 
 def in_a_large_set(photos: Sequence[Photo], made: dict[int, list[Photo]]) -> dict[str, float]:
