@@ -16,7 +16,6 @@ from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.tools.graphs import TRAINING, node
 from attractor_pack.tools.host import GraphError, Host, HostError
 from attractor_pack.tools.models import link_into
-from attractor_pack.training import demo_assets
 from attractor_pack.training.concept import load_concept
 from attractor_pack.training.loop import Silent, train
 from attractor_pack.training.resume import RunFolder
@@ -52,21 +51,6 @@ class StopAt(Silent):
 
     def preview(self, done, concept):
         self._meet("preview")
-
-
-@pytest.fixture(scope="module")
-def model(comfy):
-    from attractor_pack.nodes.host import demo
-    from attractor_pack.nodes.host.model import HostModel
-
-    with torch.inference_mode():
-        return HostModel(*demo.load())
-
-
-@pytest.fixture(scope="module")
-def photos():
-    whole = demo_assets.subject()
-    return whole.with_photos(whole.photos[:3]), whole.with_photos(whole.photos[5:7])
 
 
 def folder(tmp_path, model, photos, settings, seconds=1e9):

@@ -19,15 +19,6 @@ SHORT = {"steps": 8, "background_steps": 0, "vectors": 3, "views": 1, "resolutio
 STILL = {**SHORT, "steps": 1, "learning_rate": 1e-7}
 
 
-@pytest.fixture(scope="module")
-def model(comfy):
-    from attractor_pack.nodes.host import demo
-    from attractor_pack.nodes.host.model import HostModel
-
-    with torch.inference_mode():
-        return HostModel(*demo.load())
-
-
 def learn(model, **settings):
     return loop.train(model, demo_assets.subject(), TrainSettings(**settings))[0]
 

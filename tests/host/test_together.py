@@ -23,21 +23,6 @@ pytestmark = pytest.mark.host
 SHORT = TrainSettings(steps=10, background_steps=6, vectors=2, views=2, resolution=64, batch_size=2)
 
 
-@pytest.fixture(scope="module")
-def model(comfy):
-    from attractor_pack.nodes.host import demo
-    from attractor_pack.nodes.host.model import HostModel
-
-    with torch.inference_mode():
-        return HostModel(*demo.load())
-
-
-@pytest.fixture(scope="module")
-def photos():
-    whole = demo_assets.subject()
-    return whole.with_photos(whole.photos[:3]), whole.with_photos(whole.photos[5:7])
-
-
 def likeness(one, other):
     """Largest difference of two concepts' numbers, over their size."""
     return max(float((one.vectors[k] - other.vectors[k]).abs().max() / other.vectors[k].std()) for k in one.vectors)
