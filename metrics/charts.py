@@ -11,13 +11,56 @@ from ..training.history import History
 
 if TYPE_CHECKING:
     from ..attractor.propose import Proposal
-    from .scores import Report
+    from .compare import Comparison
+    from .people import People
+    from .report import Report
 
 _SUBJECT, _BACKGROUND, _HELD_OUT, _QUIET = "#1f6f8b", "#c9792b", "#b3345a", "#9aa3ab"
 
 
 def loss_curve(history: History) -> Image.Image:
     """Loss by step: every step faintly, the fixed-noise losses as lines, the kept step marked."""
+    return _picture(_loss_figure(history))
+
+
+def loss_curve_svg(history: History) -> bytes:
+    """The same as SVG."""
+    return _svg(_loss_figure(history))
+
+
+def score_chart(report: Report) -> Image.Image:
+    """Similarity to train and held-out photos as bars, between the floor and the ceiling of each encoder and region."""
+    return _picture(_score_figure(report))
+
+
+def score_chart_svg(report: Report) -> bytes:
+    """The same as SVG."""
+    return _svg(_score_figure(report))
+
+
+def comparison_chart(comparison: Comparison) -> Image.Image:
+    """What each run is above the first, with its interval, a panel a measure."""
+    return _picture(_comparison_figure(comparison))
+
+
+def comparison_chart_svg(comparison: Comparison) -> bytes:
+    """The same as SVG."""
+    return _svg(_comparison_figure(comparison))
+
+
+def people_chart(people: People) -> Image.Image:
+    """Bradley-Terry strengths with their intervals."""
+    figure, axes = _figure(6.4, 1.4 + 0.5 * len(people.strengths))
+    for i, found in enumerate(reversed(people.strengths)):
+        _whisker(axes, i, found.value, found.low, found.high, _SUBJECT)
+    axes.set_yticks(range(len(people.strengths)), [found.method for found in reversed(people.strengths)])
+    axes.axvline(0, color=_QUIET, linewidth=1, linestyle="--")
+    axes.set_xlabel(f"preferred by people: Bradley-Terry strength, {people.votes} votes of {len(people.raters)} raters")
+    axes.margins(y=0.3)
+    return _picture(figure)
+
+
+def _loss_figure(history: History) -> Any:
     figure, axes = _figure(7.2, 3.6)
     background = [p for p in history.losses if p[0] <= 0]
     subject = [p for p in history.losses if p[0] > 0]
@@ -40,11 +83,10 @@ def loss_curve(history: History) -> Image.Image:
     axes.set_ylabel("loss")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
-    return _picture(figure)
+    return figure
 
 
-def score_chart(report: Report) -> Image.Image:
-    """Similarity to train and held-out photos as bars, between the floor and the ceiling of each encoder."""
+def _score_figure(report: Report) -> Any:
     rows = [s for s in report.scores if s.kind == "image"]
     figure, axes = _figure(7.2, 1.6 + 1.0 * max(1, len(rows)))
     labels = []
@@ -55,13 +97,37 @@ def score_chart(report: Report) -> Image.Image:
             if value is not None:
                 axes.plot([value, value], [i - 0.42, i + 0.42], color=_HELD_OUT, linewidth=1.5)
                 axes.annotate(name, (value, i + 0.44), ha="center", fontsize=8, color=_HELD_OUT)
-        labels.append(score.stamp["encoder"])
+        labels.append(score.stamp["encoder"] + ("" if score.region == "whole" else f"\n{score.region} only"))
     axes.set_yticks(range(len(rows)), labels)
     axes.set_xlabel("cosine similarity")
     axes.set_ylim(-0.7, max(1, len(rows)) - 0.1)
     if rows:
         axes.legend(frameon=False, fontsize=8, loc="lower right")
-    return _picture(figure)
+    return figure
+
+
+def _comparison_figure(comparison: Comparison) -> Any:
+    names, rows = comparison.names[1:], comparison.rows
+    figure, axes = _figure(7.2, 1.2 + 0.34 * len(names) * max(1, len(rows)))
+    labels, place = [], 0
+    for row in reversed(rows):
+        for name, found in reversed(list(zip(names, row.differences, strict=True))):
+            colour = _QUIET if found.low is None or found.low <= 0 <= (found.high or 0) else (
+                _SUBJECT if (found.mean > 0) == row.more_is_better else _HELD_OUT)  # fmt: skip
+            _whisker(axes, place, found.mean, found.low, found.high, colour)
+            labels.append(f"{row.name}: {name}" if len(names) > 1 else row.name)
+            place += 1
+    axes.set_yticks(range(place), labels)
+    axes.axvline(0, color=_QUIET, linewidth=1, linestyle="--")
+    axes.set_xlabel(f"difference to {comparison.names[0]} (blue: better, red: worse, grey: cannot be told)")
+    axes.margins(y=0.1)
+    return figure
+
+
+def _whisker(axes: Any, place: int, value: float, low: float | None, high: float | None, colour: str) -> None:
+    if low is not None and high is not None:
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+    axes.plot([value], [place], "o", color=colour, markersize=5)
 
 
 def proposal_chart(proposal: Proposal) -> Image.Image:
@@ -93,6 +159,15 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     return figure, axes
+
+
+def _svg(figure: Any) -> bytes:
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "attractor"}):  # the same chart gives the same bytes
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
 
 
 def _picture(figure: Any) -> Image.Image:

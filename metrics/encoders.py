@@ -39,17 +39,23 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Shorter side to `side` (bicubic), centre crop to side x side, then (x - mean) / std."""
+    """Shorter side to `side` (bicubic), centre crop to side x side, then (x - mean) / std.
+
+    whole: both sides to `side`, nothing cut off.
+    """
 
     side: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    whole: bool = False
 
     def __call__(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] to [B, 3, side, side]."""
         height, width = images.shape[-2:]
         scale = self.side / min(height, width)
         size = (max(self.side, round(height * scale)), max(self.side, round(width * scale)))
+        if self.whole:
+            size = (self.side, self.side)
         images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
         top, left = (size[0] - self.side) // 2, (size[1] - self.side) // 2
         images = images[..., top : top + self.side, left : left + self.side]
@@ -57,7 +63,8 @@ class Preprocessing:
         return (images - mean) / std
 
     def __str__(self) -> str:
-        return f"bicubic {self.side}, centre crop, mean {self.mean}, std {self.std}"
+        cut = "stretched to a square" if self.whole else "centre crop"
+        return f"bicubic {self.side}, {cut}, mean {self.mean}, std {self.std}"
 
 
 class TorchEncoder:
@@ -96,8 +103,9 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
 
     "efficientnet-lite0" is real and small; "demo-clip", and "demo-dino" where it was trained, know the demo world only.
 
-    A file is an open_clip checkpoint named after its architecture, such as ViT-B-32.safetensors; a folder holds a
-    model in transformers' layout (CLIP, DINO, DINOv2). Raises AttractorError, naming what is missing.
+    A file is an open_clip checkpoint named after its architecture, such as ViT-B-32.safetensors, or SSCD's
+    sscd_disc_mixup.torchvision.pt; a folder holds a model in transformers' layout (CLIP, DINO, DINOv2). Raises
+    AttractorError, naming what is missing.
     """
     path = next((f / name for f in folders if (f / name).exists()), None)
     if name == EFFICIENTNET:
@@ -110,7 +118,9 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
             f"Encoder {name!r}: no such file or folder in {where}. Put an open_clip checkpoint "
             "(ViT-B-32.safetensors) or a transformers folder (config.json and model.safetensors) there."
         )
-    return transformers_folder(path) if path.is_dir() else open_clip_file(path)
+    if path.is_dir():
+        return transformers_folder(path)
+    return sscd_file(path) if _is_sscd(path) else open_clip_file(path)
 
 
 def available(folders: Sequence[Path]) -> list[str]:
@@ -119,7 +129,7 @@ def available(folders: Sequence[Path]) -> list[str]:
     for folder in folders:
         if folder.is_dir():
             for path in folder.iterdir():
-                if (path / "config.json").is_file() or _architecture(path):
+                if (path / "config.json").is_file() or _architecture(path) or _is_sscd(path):
                     found.add(path.name)
     return sorted(found)
 
@@ -177,6 +187,32 @@ def open_clip_file(path: Path) -> TorchEncoder:
         f"open_clip {architecture}", file_sha256(path), model, Preprocessing(side, mean, std), model.encode_image,
         lambda texts: model.encode_text(tokenizer(texts).to(_device(model))),
     )  # fmt: skip
+
+
+def sscd_file(path: Path) -> TorchEncoder:
+    """SSCD (Pizzi et al., CVPR 2022), which tells copies: a ResNet-50 with generalised-mean pooling and 512 features,
+    from the authors' sscd_*.torchvision.pt or the same as safetensors. Pictures are stretched to 320 x 320.
+    """
+    if find_spec("torchvision") is None:
+        raise AttractorError(f"{path.name} needs torchvision, which is not installed: run 'pip install torchvision'.")
+    from torchvision.models import resnet50
+
+    source = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+    module: Any = resnet50(num_classes=512)
+    module.avgpool = _GeneralisedMean()
+    try:
+        module.load_state_dict({name.removeprefix("backbone."): tensor for name, tensor in source.items()})
+    except (RuntimeError, AttributeError) as error:
+        raise AttractorError(f"{path}: not SSCD's ResNet-50 weights; get sscd_disc_mixup.torchvision.pt.") from error
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return TorchEncoder("SSCD", file_sha256(path), module, Preprocessing(320, mean, std, whole=True), module)
+
+
+class _GeneralisedMean(torch.nn.Module):
+    """(mean x^3)^(1/3) over places, of what is not negative (Radenović et al., TPAMI 2018)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(min=1e-6).pow(3).mean((-2, -1), keepdim=True).pow(1 / 3)
 
 
 def transformers_folder(path: Path) -> TorchEncoder:
@@ -266,6 +302,19 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
         raise AttractorError(f"{path}: cannot be loaded as plain weights ({error}). Get the file again.") from error
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise AttractorError(f"{path}: a damaged safetensors file ({error}). Get the file again.") from error
+
+
+def _is_sscd(path: Path) -> bool:
+    return path.name.startswith("sscd_") and path.suffix in (".pt", ".safetensors")
 
 
 def _architecture(path: Path) -> str | None:

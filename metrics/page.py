@@ -1,11 +1,11 @@
-"""The report as files: report.json, and report.html with all pictures in it, for someone new to the project."""
+"""The report as files: report.json, report.csv, and report.html with all pictures in it, for someone new to this."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,40 +15,66 @@ from torch import Tensor
 from ..attractor.overlay import overlay
 from ..training.concept import write_beside
 from ..training.history import History
-from .charts import loss_curve, score_chart
+from .charts import comparison_chart_svg, loss_curve_svg, score_chart_svg
 from .duplicates import Thresholds
 from .generations import contact_sheet, to_picture
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from ..training.photos import SubjectSet
-    from .scores import Report
+    from .compare import Comparison
+    from .report import Report
+
+
+_SUSPECTS = 6
 
 
 def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
-    """Write folder/report.json and folder/report.html; gives both paths."""
+    """Write folder/report.json, report.csv and report.html; gives the paths of the first and the last."""
     data, page = folder / "report.json", folder / "report.html"
     text, html = json.dumps(report.as_dict(), indent=2, sort_keys=True), render(report)
     write_beside(data, _writer(text))
+    write_beside(folder / "report.csv", _writer(report.as_csv()))
     write_beside(page, _writer(html))
     return data, page
 
 
-def render(report: Report) -> str:
-    """The page as HTML, pictures inside."""
+def write_comparison(comparison: Comparison, folder: Path, reports: Sequence[Report] = ()) -> tuple[Path, Path]:
+    """Write folder/comparison.json and comparison.html, with the runs' pictures where they are given; both paths."""
+    data, page = folder / "comparison.json", folder / "comparison.html"
+    sheets = [(name, _image(to_picture(contact_sheet(report.generations))))
+              for name, report in zip(comparison.names, reports, strict=False)]  # fmt: skip
+    verdicts = list(zip(comparison.names, comparison.grades, strict=True))
+    chart = _vector(comparison_chart_svg(comparison))
+    html = _template("comparison.html.j2").render(found=comparison, verdicts=verdicts, chart=chart, sheets=sheets)
+    write_beside(data, _writer(json.dumps(comparison.as_dict(), indent=2, sort_keys=True)))
+    write_beside(page, _writer(html))
+    return data, page
+
+
+def _template(name: str) -> Template:
     from jinja2 import Environment, FileSystemLoader
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    return Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(name)
+
+
+def render(report: Report) -> str:
+    """The page as HTML, pictures inside."""
     concept = report.generations.concept
     history = _history(concept.run_card) if concept else None
-    return environment.get_template("report.html.j2").render(
+    return _template("report.html.j2").render(
         word=report.generations.class_word,
+        verdict=report.verdict,
         scores=report.scores,
+        regions=any(s.region != "whole" for s in report.scores),
+        gallery=any(s.retrieval for s in report.scores),
         card=concept.run_card if concept else {},
         settings=(concept.run_card.get("settings") or {}) if concept else {},
         train=_photos(report.train),
         held_out=_photos(report.held_out),
-        curve=_image(loss_curve(history)) if history and (history.train or history.losses) else "",
-        chart=_image(score_chart(report)),
+        curve=_vector(loss_curve_svg(history)) if history and (history.train or history.losses) else "",
+        chart=_vector(score_chart_svg(report)),
         sheet=_image(to_picture(contact_sheet(report.generations))),
         base_sheet=_image(to_picture(contact_sheet(report.base))) if report.base else "",
         nearest=report.nearest_pair,
@@ -75,13 +101,15 @@ def _photos(subject: SubjectSet) -> list[dict]:
 
 
 def _suspects(report: Report) -> list[dict]:
-    """The three pictures that come nearest to a train photo, beside that photo."""
+    """The pictures that come nearest to a train photo, beside that photo."""
     rows = next((s.pictures for s in report.scores if s.kind == "image"), [])
     by_hash = {photo.sha256: photo for photo in report.train.photos}
-    order = sorted(range(len(rows)), key=lambda i: -rows[i]["nearest_train_similarity"])[:3]
+    order = sorted(range(len(rows)), key=lambda i: -rows[i]["nearest_train_similarity"])[:_SUSPECTS]
+    pixels = {copy.picture for copy in report.pixel_copies or ()}
     return [
         {
             **rows[i],
+            "pixels": i in pixels,
             "picture": _thumbnail(report.generations.images[i]),
             "photo": _thumbnail(by_hash[rows[i]["nearest_train_photo"]].pixels),
         }
@@ -115,6 +143,10 @@ def _image(picture) -> str:
     picture.save(buffer, format="PNG" if picture.width * picture.height < 600_000 else "JPEG", quality=88)
     kind = "png" if buffer.getvalue()[:4] == b"\x89PNG" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _vector(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
 def _writer(text: str) -> Callable[[Path], object]:

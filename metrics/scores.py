@@ -1,9 +1,12 @@
-"""Scores on photos that training never saw, between a floor and a ceiling, with the train photos beside them."""
+"""Scores on photos that training never saw, between a floor and a ceiling, with the train photos beside them.
+
+Every formula, with its source, is in docs/scoring.md.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -12,127 +15,143 @@ from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from ..attractor.prompts import spoken
-from ..training.photos import SubjectSet
+from ..training.photos import Photo, SubjectSet
+from .copies import Copies, copy_check, pixel_copies, real_pairs
 from .encoders import Encoder
+from .gallery import Retrieval, retrieve
 from .generations import Generations
+from .regions import Finder, mask_of, masks_of, only, shift
+from .report import Report
 from .splits import check_disjoint
-from .statistics import Difference, paired
+from .statistics import Difference, holm, paired
+
+_AT_ONCE = 32  # pictures that are prepared at a time
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one encoder says. All figures are cosine similarities, averaged over the pictures.
+    """What one encoder says of one region. All similarities are cosines, averaged over the pictures.
 
-    kind "image": held_out and train are similarities to those photos, memorisation_gap is (train - held_out) less
-    the same difference for the base model, ceiling is the held-out photos against one another (None with fewer than
-    two), floor the base model's pictures against the held-out photos (None without them).
-    kind "text": text is the similarity of picture and prompt, with the class word in the subject's place, and floor
-    the same for the base model.
+    kind "image": held_out and train are similarities to those photos, memorisation_gap is (train - held_out) less the
+    same difference for the base model and gap the same with its certainty, ceiling is the held-out photos against one
+    another (None with fewer than two), floor the base model's pictures against the held-out photos, diversity the mean
+    of 1 - cosine between seeds of one prompt, leak (background only) how far backgrounds moved toward the train
+    photos', copies the copy check, retrieval the ranks among look-alikes.
+    kind "text": text is the similarity of picture and prompt, with the class word in the subject's place, floor the
+    same for the base model, chance that of pictures and the other prompts (None with one prompt).
     over_floor: what the pictures are above the base model's of the same prompts and seeds, with prompts as units.
+    What needs the base model's pictures is None without them.
     """
 
     kind: str
     stamp: dict[str, str]
+    region: str = "whole"
     held_out: float | None = None
     train: float | None = None
     memorisation_gap: float | None = None
     ceiling: float | None = None
     floor: float | None = None
     text: float | None = None
+    chance: float | None = None
     pictures: list[dict] = field(default_factory=list)
     over_floor: Difference | None = None
+    gap: Difference | None = None
+    leak: Difference | None = None
+    diversity: float | None = None
+    diversity_floor: float | None = None
+    copies: Copies | None = None
+    retrieval: Retrieval | None = None
 
 
 @dataclass(frozen=True)
-class Report:
-    """All scores of one concept on one split, with what they were measured on."""
+class _Seen:
+    """Features of one region: pictures and base [B, D], train [N, D], held_out [M, D], others [K, D]."""
 
-    scores: list[Score]
-    generations: Generations
-    train: SubjectSet
-    held_out: SubjectSet
-    nearest_pair: dict
-    base: Generations | None = None
-
-    @property
-    def stopped_by_held_out(self) -> bool:
-        """True when these held-out photos chose the training step that was kept."""
-        card = self.generations.concept.run_card if self.generations.concept else {}
-        return bool({p.sha256 for p in self.held_out.photos} & set(card.get("held_out_photos") or []))
-
-    def as_dict(self) -> dict:
-        """Everything but the pictures, for report.json."""
-        concept = self.generations.concept
-        return {
-            "format": 1,
-            "class_word": self.generations.class_word,
-            "concept_sha256": concept.sha256 if concept else None,
-            "run_card": concept.run_card if concept else None,
-            "train_photos": [p.sha256 for p in self.train.photos],
-            "held_out_photos": [p.sha256 for p in self.held_out.photos],
-            "split_certificate": self.train.certificate.sha256 if self.train.certificate else None,
-            "nearest_pair_across_the_split": self.nearest_pair,
-            "held_out_photos_chose_the_step": self.stopped_by_held_out,
-            "prompt_token_replaced_by": self.generations.class_word,
-            "pictures": [asdict(item) for item in self.generations.items],
-            "scores": [asdict(score) for score in self.scores],
-        }
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the report's figures."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
-
-    @property
-    def text(self) -> str:
-        """The figures in lines that a person can read."""
-        lines = []
-        for s in self.scores:
-            lines.append(f"{s.stamp['encoder']} ({s.stamp['scale']}, weights {s.stamp['weights'][:12]})")
-            if s.kind == "image":
-                lines.append(
-                    f"  similarity to held-out photos {_number(s.held_out)} (floor {_number(s.floor)}, ceiling "
-                    f"{_number(s.ceiling)}); to train photos {_number(s.train)}; memorisation gap "
-                    f"{_number(s.memorisation_gap)}"
-                )
-            else:
-                word = self.generations.class_word
-                lines.append(
-                    f"  similarity to the prompt, read with {word!r} for <subject>: {_number(s.text)} "
-                    f"(base model {_number(s.floor)})"
-                )
-            if s.over_floor is not None:
-                lines.append(f"  above the floor by {_sure(s.over_floor)}")
-        if self.stopped_by_held_out:
-            lines.append("The held-out photos also chose the step to keep; they were not trained on.")
-        count = len(self.generations.items)
-        lines.append(f"{count} pictures; {len(self.held_out)} held-out and {len(self.train)} train photos of one "
-                     "subject: the figures speak of this subject only.")
-        return "\n".join(lines)
+    pictures: Tensor
+    base: Tensor | None
+    train: Tensor
+    held_out: Tensor
+    others: Tensor | None
 
 
 def score(
     generations: Generations, base: Generations | None, train: SubjectSet, held_out: SubjectSet,
-    encoders: Sequence[Encoder],
+    encoders: Sequence[Encoder], find: Finder | None = None, look_alikes: Sequence[Photo] = (),
 ) -> Report:  # fmt: skip
     """Score pictures of a concept against held-out and train photos with every encoder.
 
-    base: pictures of the same prompts and seeds without the concept. Raises AttractorError when a held-out photo is
-    a near-duplicate of a train photo, when a set is empty, or when the two sets of pictures do not pair.
+    base: pictures of the same prompts and seeds without the concept. find: sees the subject in a picture, for scores
+    of the subject alone and of the background alone. look_alikes: photos of other things, for the retrieval rank.
+    Raises AttractorError when a held-out photo is a near-duplicate of a train photo, when a set is empty, when the two
+    sets of pictures do not pair, or when a look-alike is a photo of the subject.
     """
     for name, photos in (("train", train), ("held_out", held_out)):
         if not len(photos):
             raise AttractorError(f"{name} has no photos: connect the {name.replace('_', '-')} set of Attractor_Split.")
     if base is not None:
         _check_pair(generations, base)
+        base = _in_order_of(base, generations)
     _check_unseen(generations, held_out)
+    _check_others(look_alikes, train, held_out)
     nearest = check_disjoint(train, held_out)
-    scores = []
+    masks = (None, None) if find is None else (
+        masks_of(generations.images, find), masks_of(base.images, find) if base is not None else None)  # fmt: skip
+    scores, pixels, looked = [], None, False
     for encoder in encoders:
-        scores.append(_image_score(encoder, generations, base, train, held_out))
-        if encoder.has_text:
-            scores.append(_text_score(encoder, generations, base))
-    return Report(scores, generations, train, held_out, asdict(nearest) if nearest else {}, base)
+        for region in ("whole",) if find is None else ("whole", "subject", "background"):
+            seen = _look(encoder, region, generations, base, train, held_out, look_alikes, masks, find)
+            scores.append(_image_score(encoder, region, seen, generations, train))
+            if region == "whole" and encoder.has_text:
+                scores.append(_text_score(encoder, seen, generations))
+            if region == "whole" and not looked:
+                pixels, looked = pixel_copies(generations.images, seen.pictures @ seen.train.T, train), True
+    evidence = asdict(nearest) if nearest else {}
+    return Report(_one_family(scores), generations, train, held_out, evidence, base, pixels)
+
+
+def _look(
+    encoder: Encoder, region: str, generations: Generations, base: Generations | None, train: SubjectSet,
+    held_out: SubjectSet, others: Sequence[Photo], masks: tuple[Tensor | None, Tensor | None], find: Finder | None,
+) -> _Seen:  # fmt: skip
+    return _Seen(
+        picture_features(encoder, generations.images, region, masks[0]),
+        picture_features(encoder, base.images, region, masks[1]) if base is not None else None,
+        photo_features(encoder, train.photos, region, find),
+        photo_features(encoder, held_out.photos, region, find),
+        photo_features(encoder, others, region, find) if others and region != "background" else None,
+    )
+
+
+def picture_features(
+    encoder: Encoder, images: Tensor, region: str = "whole", masks: Tensor | None = None
+) -> Tensor:
+    """Features [B, D] of a region of pictures [B, 3, H, W]. masks: [B, H, W], needed but for the whole."""
+    if masks is None:
+        return encoder.images(images)
+    parts = zip(images.split(_AT_ONCE), masks.split(_AT_ONCE), strict=True)
+    return torch.cat([encoder.images(only(region, part, mask)) for part, mask in parts])
+
+
+def photo_features(
+    encoder: Encoder, photos: Sequence[Photo], region: str = "whole", find: Finder | None = None
+) -> Tensor:
+    """Features [N, D] of photos of any sizes; the last are kept, by photo, mask and encoder."""
+    found = []
+    for photo in photos:
+        mask = mask_of(photo, find) if region != "whole" and find is not None else None
+        shape = hashlib.sha256(mask.numpy().tobytes()).hexdigest() if mask is not None else ""
+        key = (photo.sha256, photo.size, region, shape, *sorted(encoder.stamp.items()))
+        if key not in _KEPT:
+            image = photo.pixels[None] if mask is None else only(region, photo.pixels[None], mask[None])
+            _KEPT[key] = encoder.images(image)
+            while len(_KEPT) > _KEPT_PHOTOS:
+                _KEPT.popitem(last=False)
+        found.append(_KEPT[key])
+    return torch.cat(found)
+
+
+_KEPT: OrderedDict[tuple, Tensor] = OrderedDict()
+_KEPT_PHOTOS = 4096
 
 
 def _check_unseen(generations: Generations, held_out: SubjectSet) -> None:
@@ -145,6 +164,13 @@ def _check_unseen(generations: Generations, held_out: SubjectSet) -> None:
             f"The concept was trained on {', '.join(trained)}, which the held-out set holds: a score on it would be "
             "graded on the training data. Score with the split that the concept was trained with."
         )
+
+
+def _check_others(look_alikes: Sequence[Photo], train: SubjectSet, held_out: SubjectSet) -> None:
+    own = {photo.sha256 for photo in (*train.photos, *held_out.photos)}
+    twice = [photo.name for photo in look_alikes if photo.sha256 in own]
+    if twice:
+        raise AttractorError(f"look_alikes: {', '.join(twice)} is a photo of the subject itself. Give others' photos.")
 
 
 def _check_pair(generations: Generations, base: Generations) -> None:
@@ -165,19 +191,18 @@ def _check_pair(generations: Generations, base: Generations) -> None:
         )
 
 
-def _image_score(
-    encoder: Encoder, generations: Generations, base: Generations | None, train: SubjectSet, held_out: SubjectSet
-) -> Score:
-    pictures = encoder.images(generations.images)
-    seen, unseen = photo_features(encoder, train), photo_features(encoder, held_out)
-    to_train, to_held = pictures @ seen.T, pictures @ unseen.T
-    gap, floor, over = float(to_train.mean() - to_held.mean()), None, None
-    if base is not None:
-        base = _in_order_of(base, generations)
-        plain = encoder.images(base.images)
-        over = _over(to_held.mean(1), (plain @ unseen.T).mean(1), generations)
-        floor = float((plain @ unseen.T).mean())
-        gap -= float((plain @ seen.T).mean()) - floor
+def _image_score(encoder: Encoder, region: str, seen: _Seen, generations: Generations, train: SubjectSet) -> Score:
+    to_train, to_held = seen.pictures @ seen.train.T, seen.pictures @ seen.held_out.T
+    excess = to_train.mean(1) - to_held.mean(1)
+    floor = over = gap = moved = None
+    more = 0.0
+    if seen.base is not None:
+        base_held = (seen.base @ seen.held_out.T).mean(1)
+        base_excess = (seen.base @ seen.train.T).mean(1) - base_held
+        floor, over = float(base_held.mean()), _over(to_held.mean(1), base_held, generations)
+        gap, more = _over(excess, base_excess, generations), float((excess - base_excess).mean())
+        if region == "background":
+            moved = shift(seen.pictures, seen.base, seen.train)
     rows = [
         {
             "prompt": item.prompt,
@@ -186,39 +211,47 @@ def _image_score(
             "train": round(float(to_train[i].mean()), 5),
             "nearest_train_photo": train.photos[int(to_train[i].argmax())].sha256,
             "nearest_train_similarity": round(float(to_train[i].max()), 5),
+            **({"leak": round(float(moved[i]), 5)} if moved is not None else {}),
         }
         for i, item in enumerate(generations.items)
     ]
+    real = real_pairs(train, seen.train, seen.held_out)
     return Score(
-        "image", encoder.stamp, held_out=float(to_held.mean()), train=float(to_train.mean()),
-        memorisation_gap=gap if base is not None else None, ceiling=_ceiling(unseen), floor=floor, pictures=rows,
-        over_floor=over,
+        "image", encoder.stamp, region, held_out=float(to_held.mean()), train=float(to_train.mean()),
+        memorisation_gap=more if seen.base is not None else None,
+        ceiling=_ceiling(seen.held_out), floor=floor, pictures=rows, over_floor=over, gap=gap,
+        leak=_over(moved, torch.zeros_like(moved), generations) if moved is not None else None,
+        diversity=_diversity(seen.pictures, generations),
+        diversity_floor=_diversity(seen.base, generations) if seen.base is not None else None,
+        copies=copy_check(to_train.max(1).values, real, encoder.stamp["encoder"]) if region == "whole" else None,
+        retrieval=retrieve(seen.pictures, seen.held_out, seen.others) if seen.others is not None else None,
     )  # fmt: skip
 
 
-def _text_score(encoder: Encoder, generations: Generations, base: Generations | None) -> Score:
+def _text_score(encoder: Encoder, seen: _Seen, generations: Generations) -> Score:
     if not generations.class_word:
         raise AttractorError(
             "The concept does not say what it is, so a prompt with <subject> in it cannot be read: give class_word in "
             "Attractor_SampleGrid."
         )
-
-    def similarity(shown: Generations) -> Tensor:
-        prompts = [spoken(item.prompt, generations.class_word) for item in shown.items]
-        distinct = list(dict.fromkeys(prompts))
-        texts = encoder.texts(distinct)[torch.tensor([distinct.index(p) for p in prompts])]
-        return (encoder.images(shown.images) * texts).sum(-1)
-
-    values = similarity(generations)
+    prompts = [spoken(item.prompt, generations.class_word) for item in generations.items]
+    distinct = list(dict.fromkeys(prompts))
+    own = torch.tensor([distinct.index(prompt) for prompt in prompts])
+    texts = encoder.texts(distinct)
+    to_all = seen.pictures @ texts.T
+    values = to_all.gather(1, own[:, None])[:, 0]
     rows = [
         {"prompt": item.prompt, "seed": item.seed, "text": round(float(v), 5)}
         for item, v in zip(generations.items, values, strict=True)
     ]
-    floor, over = None, None
-    if base is not None:
-        plain = similarity(_in_order_of(base, generations))
+    floor = over = chance = None
+    if len(distinct) > 1:
+        chance = float((to_all.sum(1) - values).mean() / (len(distinct) - 1))
+    if seen.base is not None:
+        plain = (seen.base * texts[own]).sum(-1)
         floor, over = float(plain.mean()), _over(values, plain, generations)
-    return Score("text", encoder.stamp, text=float(values.mean()), floor=floor, pictures=rows, over_floor=over)
+    return Score("text", encoder.stamp, text=float(values.mean()), floor=floor, chance=chance, pictures=rows,
+                 over_floor=over)  # fmt: skip
 
 
 def _in_order_of(base: Generations, generations: Generations) -> Generations:
@@ -232,9 +265,14 @@ def _over(values: Tensor, floor: Tensor, generations: Generations) -> Difference
     return paired(values.tolist(), floor.tolist(), [item.prompt for item in generations.items])
 
 
-def photo_features(encoder: Encoder, photos: SubjectSet) -> Tensor:
-    """Features [N, D] of photos of any sizes."""
-    return torch.cat([encoder.images(photo.pixels[None]) for photo in photos.photos])
+def _one_family(scores: list[Score]) -> list[Score]:
+    """The scores with p adjusted for all tests of the report."""
+    places = [(i, name) for i, s in enumerate(scores) for name in ("over_floor", "gap", "leak")
+              if (found := getattr(s, name)) is not None and found.p is not None]  # fmt: skip
+    adjusted = holm([getattr(scores[i], name).p for i, name in places])
+    for (i, name), p in zip(places, adjusted, strict=True):
+        scores[i] = replace(scores[i], **{name: replace(getattr(scores[i], name), adjusted=p)})
+    return scores
 
 
 def _ceiling(features: Tensor) -> float | None:
@@ -244,12 +282,11 @@ def _ceiling(features: Tensor) -> float | None:
     return float(((features @ features.T).sum() - count) / (count * (count - 1)))
 
 
-def _sure(found: Difference) -> str:
-    """A difference with its interval in words."""
-    if found.low is None or found.high is None or found.p is None:
-        return f"{found.mean:+.3f} (one prompt: how sure that is cannot be said)"
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {found.p:.3f}, over {found.units} prompts"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _diversity(features: Tensor, generations: Generations) -> float | None:
+    """Mean over prompts of 1 - cosine between pictures of two seeds; None where no prompt has two."""
+    found = []
+    for prompt in dict.fromkeys(item.prompt for item in generations.items):
+        own = features[[i for i, item in enumerate(generations.items) if item.prompt == prompt]]
+        if (mean := _ceiling(own)) is not None:
+            found.append(1 - mean)
+    return sum(found) / len(found) if found else None

@@ -19,7 +19,8 @@ _EXACT = 12  # units up to which all sign flips are tried
 @dataclass(frozen=True)
 class Difference:
     """A mean paired difference over units. low, high: its 95% interval; p: of no difference; effect: mean over the
-    units' standard deviation (Cohen's d_z); None where there are too few units to say.
+    units' standard deviation (Cohen's d_z); None where there are too few units to say. adjusted: p for a family of
+    tests, where it is one of several.
     """
 
     mean: float
@@ -28,6 +29,7 @@ class Difference:
     p: float | None
     effect: float | None
     units: int
+    adjusted: float | None = None
 
 
 def paired(first: Sequence[float], second: Sequence[float], units: Sequence[Hashable]) -> Difference:

@@ -10,13 +10,18 @@ class AttractorExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Import late: the host lists its packs before anyone uses them."""
+        from .compare import Compare
         from .concept import LoadConcept, Prompt, SaveConcept
         from .demo import LoadDemo
+        from .host.routes import register
         from .mask import Mask
         from .propose import Propose
         from .sample import SampleGrid
         from .score import Score
+        from .study import Study
         from .subject import LoadSubject, Split
         from .train import Train
 
-        return [LoadSubject, Split, Mask, Propose, Train, SaveConcept, LoadConcept, Prompt, SampleGrid, Score, LoadDemo]
+        register()
+        return [LoadSubject, Split, Mask, Propose, Train, SaveConcept, LoadConcept, Prompt, SampleGrid, Score, Compare,
+                Study, LoadDemo]  # fmt: skip

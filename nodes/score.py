@@ -6,17 +6,20 @@ from contextlib import nullcontext
 
 from comfy_api.latest import io
 
+from ..attractor.saliency import FILE_NAME, SaliencyModel
 from ..metrics.charts import score_chart
 from ..metrics.encoders import EFFICIENTNET, available, load_encoder
 from ..metrics.generations import from_picture
 from ..metrics.page import write_report
 from ..metrics.scores import score
 from ..training.concept import check_name
+from ..training.photos import photo_from_tensor
 from .host import folders
 from .host.vision import HostVision, on_device
 from .types import CATEGORY, GenerationsType, ReportType, SubjectSetType, to_host
 
 _NONE = "none"
+_REGIONS = ("whole pictures", "subject and background too")
 
 
 class Score(io.ComfyNode):
@@ -50,6 +53,15 @@ class Score(io.ComfyNode):
                     tooltip="The same prompts and seeds without the concept: gives floor and memorisation gap.",
                 ),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="One more image encoder, from the host."),
+                io.Combo.Input(
+                    "regions", options=list(_REGIONS), default=_REGIONS[0], optional=True,
+                    tooltip="Also score the subject alone and the background alone, found by saliency (u2netp.onnx in "
+                    "models/attractor): gives the leak of backgrounds.",
+                ),
+                io.Image.Input(
+                    "look_alikes", optional=True,
+                    tooltip="Photos of other things that look like the subject: is it recognised among them?",
+                ),
             ],
             outputs=[
                 ReportType.Output("report", display_name="report"),
@@ -61,14 +73,17 @@ class Score(io.ComfyNode):
     @classmethod
     def execute(
         cls, generations, train_set, held_out_set, image_encoder, text_encoder, report_name,
-        base_generations=None, clip_vision=None,
+        base_generations=None, clip_vision=None, regions=_REGIONS[0], look_alikes=None,
     ):  # fmt: skip
         folder = folders.report_folder(check_name(report_name.strip())) if report_name.strip() else None
         names = dict.fromkeys(name for name in (image_encoder, text_encoder) if name != _NONE)
+        others = [photo_from_tensor(image, f"look_alikes {i}") for i, image in enumerate(
+            () if look_alikes is None else look_alikes)]  # fmt: skip
+        find = SaliencyModel(folders.find_model(FILE_NAME)).mask if regions == _REGIONS[1] else None
         loaded = [load_encoder(name, folders.model_folders()) for name in names]
         with on_device(loaded) if loaded else nullcontext():
             encoders = [*loaded, *([HostVision(clip_vision)] if clip_vision is not None else [])]
-            report = score(generations, base_generations, train_set, held_out_set, encoders)
+            report = score(generations, base_generations, train_set, held_out_set, encoders, find, others)
         text = report.text
         if folder is not None:
             _, page = write_report(report, folder)

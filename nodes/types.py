@@ -11,6 +11,7 @@ SubjectSetType = io.Custom("SUBJECT_SET")
 ConceptType = io.Custom("CONCEPT")
 GenerationsType = io.Custom("GENERATIONS")
 ReportType = io.Custom("REPORT")
+StudyType = io.Custom("STUDY")
 
 CATEGORY = "attractor"
 
@@ -18,6 +19,11 @@ CATEGORY = "attractor"
 def to_host(images: Tensor) -> Tensor:
     """[B, 3, H, W] to the host's [B, H, W, 3]."""
     return images.movedim(1, -1).contiguous()
+
+
+def names_of(text: str) -> list[str]:
+    """Names written one a line."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def single(value: Any) -> Any:

@@ -69,6 +69,11 @@ def report_folder(name: str) -> Path:
     return Path(folder_paths.get_output_directory()) / "attractor" / name
 
 
+def studies_folder() -> Path:
+    """output/attractor/studies, where blind studies and their votes lie."""
+    return report_folder("studies")
+
+
 def _refuse_escape(name: str, what: str) -> None:
     parts = name.replace("\\", "/").split("/")
     if "\0" in name or ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0]:

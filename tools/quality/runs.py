@@ -237,8 +237,8 @@ def _similar(images: Tensor, train: Any, held_out: Any, pictures: int) -> dict:
 
     encoder = _encoder()
     features = encoder.images(images)
-    found = {"to_train": (features @ photo_features(encoder, train).T).mean(1).tolist(),
-             "to_held_out": (features @ photo_features(encoder, held_out).T).mean(1).tolist()}  # fmt: skip
+    found = {"to_train": (features @ photo_features(encoder, train.photos).T).mean(1).tolist(),
+             "to_held_out": (features @ photo_features(encoder, held_out.photos).T).mean(1).tolist()}  # fmt: skip
     groups = features.view(-1, pictures, features.shape[-1])
     same = (groups @ groups.transpose(1, 2)).sum((1, 2)) - pictures
     return {**found, "diversity": float(1 - (same / max(1, pictures * (pictures - 1))).mean())}

@@ -1,0 +1,49 @@
+"""The subject alone and the background alone: the other is painted over in grey before an encoder sees the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..training.photos import Photo
+
+REGIONS = ("whole", "subject", "background")
+Finder = Callable[[Tensor], Tensor]  # a picture [3, H, W] to the subject's soft mask [H, W] in [0, 1]
+_GREY = 0.5
+_ROOM = 0.03  # of the longer side by which the subject is grown before the background is looked at
+
+
+def masks_of(images: Tensor, find: Finder) -> Tensor:
+    """The subject's masks [B, H, W] of pictures [B, 3, H, W]."""
+    return torch.stack([find(image) for image in images])
+
+
+def mask_of(photo: Photo, find: Finder) -> Tensor:
+    """A photo's own attractor mask, or what `find` sees where it has none."""
+    return photo.mask if photo.mask is not None else find(photo.pixels)
+
+
+def only(region: str, images: Tensor, masks: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W] with all but the region in grey. masks: [B, H, W], 1 = subject."""
+    if region == "whole":
+        return images
+    if region == "subject":
+        weight = masks[:, None]
+    else:
+        room = max(1, round(_ROOM * max(images.shape[-2:])))
+        weight = 1 - F.max_pool2d(masks[:, None], 2 * room + 1, stride=1, padding=room)
+    return images * weight + _GREY * (1 - weight)
+
+
+def shift(pictures: Tensor, floor: Tensor, train: Tensor) -> Tensor:
+    """How far each picture's background moved from the floor's toward the train photos': 0 not at all, 1 all the way.
+
+    pictures, floor: features [B, D] of backgrounds, of the same prompts and seeds with and without the concept. train:
+    features [N, D] of the train photos' backgrounds. The part of (picture - floor) along (train - floor), where train
+    is the mean over photos: <f - f0, t - f0> / |t - f0|^2.
+    """
+    way = train.mean(0) - floor
+    return ((pictures - floor) * way).sum(-1) / way.square().sum(-1).clamp(min=1e-9)

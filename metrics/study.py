@@ -1,0 +1,248 @@
+"""A blind study: pairs of pictures that people choose from, kept in a folder with the votes in SQLite.
+
+A study's folder holds study.json (what is asked, and which picture is whose), pictures/ and votes.db. Its name is a
+hash of all that, so that the same pictures and question are the same study, and their votes are found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..attractor.errors import AttractorError
+from ..attractor.prompts import spoken
+from ..training.photos import Photo
+from .generations import Generations, to_picture
+from .people import People, Vote, count
+
+QUESTIONS = {
+    "subject": "Which picture shows this very {word} more faithfully?",
+    "prompt": "Which picture follows the description better?",
+    "overall": "Which picture would you rather have for this description of this very {word}?",
+}
+CHOICES = ("left", "right", "tie")
+_ID, _TOKEN, _RATER = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{24}"), re.compile(r"[A-Za-z0-9_-]{8,64}")
+_SPOILT_TILES = 4  # a side
+_REFERENCES = 4
+_TABLE = """CREATE TABLE IF NOT EXISTS votes (
+    rater TEXT NOT NULL, item INTEGER NOT NULL, choice TEXT NOT NULL CHECK (choice IN ('left', 'right', 'tie')),
+    seconds REAL NOT NULL, at TEXT NOT NULL, PRIMARY KEY (rater, item))"""
+
+
+def create(
+    root: Path, runs: Sequence[Generations], names: Sequence[str], question: str, most: int, seed: int,
+    references: Sequence[Photo] = (),
+) -> Study:  # fmt: skip
+    """Make a study of runs of the same prompts and seeds, or find the one that is there.
+
+    most: pairs that are asked at most, taken evenly from all prompts; a tenth as many, two at least, are added to catch
+    raters who do not look. references: photos of the subject that are shown beside the question.
+    Raises AttractorError for runs that do not pair and for names that are not as many and different.
+    """
+    if len(runs) < 2 or len(names) != len(runs) or len(set(names)) < len(names) or not all(names):
+        raise AttractorError(f"names: {len(names)} for {len(runs)} runs: write a different name for each, one a line.")
+    for name, run in zip(names[1:], runs[1:], strict=True):
+        if sorted(run.keys) != sorted(runs[0].keys):
+            raise AttractorError(f"{name} was painted with other prompts or seeds than {names[0]}: paint all runs of a "
+                                 "study with the same.")
+    pictures = {(name, key): image for name, run in zip(names, runs, strict=True)
+                for key, image in zip(run.keys, run.images, strict=True)}  # fmt: skip
+    rng = np.random.default_rng(seed)
+    items: list[dict] = []
+    files: dict[str, Tensor] = {}
+
+    def add(image: Tensor) -> str:
+        token = hashlib.sha256((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes()).hexdigest()[:24]
+        files[token] = image
+        return token
+
+    for key, first, second in _chosen(runs[0].keys, list(combinations(names, 2)), most, rng):
+        a, b = add(pictures[first, key]), add(pictures[second, key])
+        items.append({"prompt": key[0], "seed": key[1], "first": first, "second": second, "pictures": [a, b]})
+    for i in rng.permutation(len(items))[: max(2, len(items) // 10)]:
+        item = items[i]
+        whole = files[item["pictures"][0]]
+        pair = [item["pictures"][0], add(_spoil(whole, rng))]
+        items.append({**item, "second": item["first"], "pictures": pair, "catch": True})
+    word = runs[0].class_word or "subject"
+    shown = [add(_small(photo.pixels)) for photo in references[:_REFERENCES]] if question != "prompt" else []
+    manifest = {"format": 1, "question": question, "word": word, "methods": list(names), "references": shown,
+                "items": items}  # fmt: skip
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
+    if not (folder / "study.json").is_file():
+        _write(folder, text, files)
+    return Study(folder, manifest)
+
+
+def open_study(root: Path, name: str) -> Study:
+    """The study of that id. Raises AttractorError when there is none."""
+    folder = root / name
+    if not _ID.fullmatch(name) or not (folder / "study.json").is_file():
+        raise AttractorError("There is no study of this address. Open the link that the Study node gives.")
+    return Study(folder, json.loads((folder / "study.json").read_text(encoding="utf-8")))
+
+
+def state_of(root: Path) -> str:
+    """Changes whenever a study below root gets a vote."""
+    found = sorted(root.glob("*/votes.db*")) if root.is_dir() else []
+    return ";".join(f"{p.parent.name}/{p.name}:{p.stat().st_mtime_ns}:{p.stat().st_size}" for p in found)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's folder and what its study.json holds."""
+
+    folder: Path
+    manifest: dict
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits, the last part of its address."""
+        return self.folder.name
+
+    def picture(self, token: str) -> Path:
+        """The file of one of this study's pictures. Raises AttractorError for any other."""
+        if not _TOKEN.fullmatch(token) or token not in self._tokens:
+            raise AttractorError("This study has no such picture.")
+        return self.folder / "pictures" / f"{token}.png"
+
+    def state(self, rater: str) -> dict:
+        """What a rater is shown: the question, and all pairs in this rater's order and sides, with the votes so far."""
+        _check_rater(rater)
+        with self._votes() as database:
+            given = dict(database.execute("SELECT item, choice FROM votes WHERE rater = ?", (rater,)))
+        word = self.manifest["word"]
+        pairs = []
+        for item, turned in self._order(rater):
+            entry = self.manifest["items"][item]
+            left, right = entry["pictures"][::-1] if turned else entry["pictures"]
+            pairs.append({"left": left, "right": right, "choice": given.get(item),
+                          "prompt": spoken(entry["prompt"], f"this {word}")})  # fmt: skip
+        kind = self.manifest["question"]
+        return {
+            "question": QUESTIONS[kind].format(word=word), "kind": kind, "word": word,
+            "references": self.manifest["references"], "pairs": pairs,
+        }  # fmt: skip
+
+    def vote(self, rater: str, position: int, choice: str, seconds: float) -> None:
+        """Keep one vote, on disk before this returns; voting again changes it.
+
+        Raises AttractorError for a rater, position or choice that cannot be.
+        """
+        _check_rater(rater)
+        order = self._order(rater)
+        if choice not in CHOICES or isinstance(position, bool) or not isinstance(position, int):  # from a request
+            raise AttractorError(f"A vote is one of {', '.join(CHOICES)}, for a pair by its number.")
+        if not 0 <= position < len(order):
+            raise AttractorError(f"This study has {len(order)} pairs; there is no pair {position + 1}.")
+        item, turned = order[position]
+        if turned:
+            choice = {"left": "right", "right": "left"}.get(choice, choice)
+        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        spent = float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e6 else 0.0
+        with self._votes() as database:
+            database.execute("INSERT OR REPLACE INTO votes VALUES (?, ?, ?, ?, ?)", (rater, item, choice, spent, at))
+
+    def result(self) -> People:
+        """What people have said so far."""
+        with self._votes() as database:
+            rows = database.execute("SELECT rater, item, choice FROM votes ORDER BY at, rater, item").fetchall()
+        votes = []
+        for rater, item, choice in rows:
+            entry = self.manifest["items"][item]
+            value = {"left": 1.0, "right": 0.0, "tie": 0.5}[choice]
+            votes.append(Vote(rater, (entry["prompt"], entry["seed"]), entry["first"], entry["second"], value,
+                              bool(entry.get("catch"))))  # fmt: skip
+        return count(votes, self.manifest["methods"], self.manifest["question"])
+
+    @property
+    def _tokens(self) -> set[str]:
+        return {*self.manifest["references"], *(t for item in self.manifest["items"] for t in item["pictures"])}
+
+    def _order(self, rater: str) -> list[tuple[int, bool]]:
+        """(item, whether its sides are changed) in the order of this rater, the same each time."""
+        digest = hashlib.sha256(f"{self.id} {rater}".encode()).digest()
+        rng = np.random.default_rng(list(digest))
+        count_ = len(self.manifest["items"])
+        return list(zip(rng.permutation(count_).tolist(), (rng.random(count_) < 0.5).tolist(), strict=True))
+
+    @contextmanager
+    def _votes(self) -> Iterator[sqlite3.Connection]:
+        """The database, committed and synced at the end of the block; others who write are waited for."""
+        try:
+            with closing(sqlite3.connect(self.folder / "votes.db", timeout=30)) as database:
+                database.execute("PRAGMA synchronous = FULL")
+                with database:
+                    database.execute(_TABLE)
+                    yield database
+        except sqlite3.Error as error:
+            path = self.folder / "votes.db"
+            raise AttractorError(f"{path}: the votes cannot be read or written ({error}).") from error
+
+
+def _chosen(
+    keys: Sequence[tuple[str, int]], pairs: list[tuple[str, str]], most: int, rng: np.random.Generator
+) -> list[tuple[tuple[str, int], str, str]]:
+    """At most `most` of all pictures' pairs of methods, in turn from each prompt and pair of methods."""
+    heaps: dict[Any, list] = {}
+    for key in keys:
+        for first, second in pairs:
+            heaps.setdefault((key[0], first, second), []).append((key, first, second))
+    queues = [[heap[i] for i in rng.permutation(len(heap))] for heap in heaps.values()]
+    queues = [queues[i] for i in rng.permutation(len(queues))]
+    rounds = [queue[i] for i in range(max(map(len, queues))) for queue in queues if i < len(queue)]
+    return rounds[:most]
+
+
+def _spoil(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """The picture with its tiles in another order: worse by any question."""
+    n = _SPOILT_TILES
+    rows, columns = (s // n for s in image.shape[-2:])
+    tiles = [image[:, i * rows : (i + 1) * rows, j * columns : (j + 1) * columns] for i in range(n) for j in range(n)]
+    order = np.roll(rng.permutation(n * n), 1)
+    return torch.cat([torch.cat([tiles[order[i * n + j]] for j in range(n)], -1) for i in range(n)], -2)
+
+
+def _small(pixels: Tensor, side: int = 512) -> Tensor:
+    scale = side / max(pixels.shape[-2:])
+    if scale >= 1:
+        return pixels
+    size = tuple(max(1, round(s * scale)) for s in pixels.shape[-2:])
+    return torch.nn.functional.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def _write(folder: Path, text: str, files: dict[str, Tensor]) -> None:
+    """Write the folder beside its place, then rename."""
+    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        (staging / "pictures").mkdir(parents=True)
+        for token, image in files.items():
+            to_picture(image).save(staging / "pictures" / f"{token}.png", "PNG")
+        (staging / "study.json").write_text(text, encoding="utf-8")
+        staging.rename(folder)
+    except OSError as error:
+        if not (folder / "study.json").is_file():  # unless another run was quicker with the same study
+            raise AttractorError(f"{folder}: the study cannot be written ({error.strerror}).") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_rater(rater: str) -> None:
+    if not isinstance(rater, str) or not _RATER.fullmatch(rater):
+        raise AttractorError("A rater is 8 to 64 letters, digits, - and _.")

@@ -1,0 +1,161 @@
+"""The report in words: does it look like the subject, does it follow the prompt, does it copy, how sure are we.
+
+The limits below are ours; docs/scoring.md says what each of them means and why it lies where it does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .copies import share_of
+
+if TYPE_CHECKING:
+    from .report import Report
+    from .scores import Score
+    from .statistics import Difference
+
+GRADES = ("good", "fair", "poor", "copies")  # from best to worst; or unknown
+HALF_WAY = 0.5  # from floor to ceiling, from which on pictures look like the subject
+KEPT_WELL, KEPT = 0.8, 0.5  # of what the base model does for a prompt beyond chance
+SOME, MANY = 0.05, 0.25  # of the pictures that look copied
+FEW_PROMPTS, FEW_PHOTOS = 4, 2  # below which nothing general can be said
+ENOUGH_PROMPTS = 8  # from which on an interval over prompts can be trusted
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question, its answer, and a grade: good, fair, poor, for copying the worst of all: copies; or unknown."""
+
+    question: str
+    grade: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """grade: the worst of subject, prompt and copies; headline: that in a sentence; answers: the four questions'."""
+
+    grade: str
+    headline: str
+    answers: tuple[Answer, ...]
+
+
+def judge(report: Report) -> Verdict:
+    """The verdict of a report; the first encoder of a kind speaks for it."""
+    image = next((s for s in report.scores if s.kind == "image" and s.region == "whole"), None)
+    text = next((s for s in report.scores if s.kind == "text"), None)
+    answers = (_subject(image), _prompt(text), _copies(image, report), _certainty(image, report))
+    known = [a.grade for a in answers[:3] if a.grade != "unknown"]
+    grade = max(known, key=GRADES.index) if known else "unknown"
+    return Verdict(grade, _headline(answers, report.generations.class_word or "subject"), answers)
+
+
+def _subject(s: Score | None) -> Answer:
+    question = "Does it look like the subject?"
+    if s is None or s.floor is None or s.over_floor is None or s.held_out is None:
+        return Answer(question, "unknown", "Not known: it needs the base model's pictures. Connect base_generations.")
+    over = s.over_floor
+    way = None
+    if s.ceiling is not None and s.ceiling > s.floor:
+        way = (s.held_out - s.floor) / (s.ceiling - s.floor)
+    place = ""
+    if way is not None:
+        share = "all" if way >= 1 else f"{max(0.0, way):.0%} of"
+        place = f" It goes {share} the way from the base model's pictures to real photos of it."
+    if over.low is None:
+        more = f"{over.mean:+.3f} above the base model"
+        return Answer(question, "unknown", f"One prompt is too few to say: {more}.{place}")
+    if over.low <= 0:
+        sign = "Less than" if over.high is not None and over.high < 0 else "No more than"
+        said = f"{sign} the base model does with the class word alone, as far as can be told.{place}"
+        return Answer(question, "poor", said)
+    if way is not None and way < HALF_WAY:
+        return Answer(question, "fair", f"More than the base model does, but it is not there.{place}")
+    return Answer(question, "good" if way is not None else "fair", f"Clearly more than the base model does.{place}")
+
+
+def _prompt(s: Score | None) -> Answer:
+    question = "Does it follow the prompt?"
+    if s is None or s.text is None:
+        return Answer(question, "unknown", "Not measured: no text encoder was chosen.")
+    if s.floor is None or s.chance is None:
+        missing = "the base model's pictures" if s.floor is None else "a second prompt"
+        return Answer(question, "unknown", f"Not known: it needs {missing} to compare with.")
+    if s.floor <= s.chance:
+        return Answer(question, "unknown", "Not known: by this encoder the base model itself does not follow the "
+                      "prompts.")  # fmt: skip
+    kept = (s.text - s.chance) / (s.floor - s.chance)
+    what = f"It keeps {max(0.0, kept):.0%} of what the base model does for these prompts."
+    grade = "good" if kept >= KEPT_WELL else "fair" if kept >= KEPT else "poor"
+    return Answer(question, grade, {"good": "Yes. ", "fair": "In part. ", "poor": "Hardly. "}[grade] + what)
+
+
+def _copies(s: Score | None, report: Report) -> Answer:
+    question = "Does it copy its photos?"
+    if s is None or s.copies is None:
+        return Answer(question, "unknown", "Not known: no image encoder was chosen.")
+    pixels = share_of(report.pixel_copies, len(report.generations.items))
+    near, gap = s.copies.share, s.gap
+    memorised = gap is not None and gap.low is not None and gap.low > 0
+    if s.copies.basis.startswith("SSCD"):
+        said = [f"SSCD calls {near:.0%} of the pictures copies"]
+    else:
+        said = [f"{near:.0%} of the pictures are nearer to a train photo than different photos of the subject are to "
+                "one another"]  # fmt: skip
+    if report.pixel_copies is None:
+        said.append("they are too small to look for a photo's pixels in them")
+    else:
+        said.append(f"{pixels:.0%} hold a train photo's very pixels" if pixels else "none holds a train photo's pixels")
+    if gap is not None:
+        more = "are nearer" if memorised else "are not surely nearer"
+        said.append(f"they {more} to train photos than to held-out ones (gap {gap.mean:+.3f})")
+    worst = max(near, pixels)
+    grade = "copies" if worst > MANY else "fair" if worst > SOME or memorised else "good"
+    lead = {"good": "No", "fair": "It leans on them", "copies": "Yes"}[grade]
+    return Answer(question, grade, f"{lead}: {'; '.join(said)}.")
+
+
+def _certainty(s: Score | None, report: Report) -> Answer:
+    question = "How sure are we?"
+    prompts = len({item.prompt for item in report.generations.items})
+    photos = len(report.held_out)
+    basis = (f"{len(report.generations.items)} pictures of {prompts} prompt{_s(prompts)} against {photos} held-out "
+             f"photo{_s(photos)}, one subject")  # fmt: skip
+    width = _width(s.over_floor) if s else None
+    if prompts < FEW_PROMPTS or photos < FEW_PHOTOS or width is None:
+        return Answer(question, "poor", f"Hardly: {basis}. Take {FEW_PROMPTS} prompts or more and {FEW_PHOTOS} "
+                      "held-out photos or more.")  # fmt: skip
+    distance = abs(s.over_floor.mean) if s and s.over_floor else 0.0
+    interval = f"The similarity above the base model is known to {width / 2:.3f} either way"
+    if width > 2 * distance or prompts < ENOUGH_PROMPTS:
+        less = f"; {ENOUGH_PROMPTS} prompts would say more"
+        if width > 2 * distance:
+            less = ", which is more than it is itself"
+        return Answer(question, "fair", f"Somewhat: {basis}. {interval}{less}.")
+    said = f"Sure enough to speak of this subject and of prompts like these: {basis}. {interval}."
+    return Answer(question, "good", said)
+
+
+def _headline(answers: tuple[Answer, ...], word: str) -> str:
+    subject, prompt, copies, sure = (a.grade for a in answers)
+    parts = [
+        {"good": f"Looks like this {word}", "fair": f"Looks somewhat like this {word}",
+         "poor": f"Does not look like this {word}", "unknown": "Not known whether it looks like the subject"}[subject],
+        {"good": "follows the prompt", "fair": "follows the prompt in part", "poor": "hardly follows the prompt"
+         }.get(prompt, ""),
+        {"good": "does not copy its photos", "fair": "leans on its photos", "copies": "copies its photos"
+         }.get(copies, ""),
+    ]  # fmt: skip
+    certainty = "" if sure == "good" else " (little to go by)" if sure == "poor" else " (with little certainty)"
+    return ", ".join(part for part in parts if part) + certainty + "."
+
+
+def _width(found: Difference | None) -> float | None:
+    if found is None or found.low is None or found.high is None:
+        return None
+    return found.high - found.low
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
