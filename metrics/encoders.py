@@ -6,7 +6,6 @@ import hashlib
 import pickle
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
+from .preprocessing import Preprocessing, of_folder
 
 EFFICIENTNET = "efficientnet-lite0"
 _DEMO = Path(__file__).parents[1] / "assets" / "demo"
@@ -35,36 +35,6 @@ class Encoder(Protocol):
 
     def images(self, images: Tensor) -> Tensor: ...
     def texts(self, texts: Sequence[str]) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Shorter side to `side` (bicubic), centre crop to side x side, then (x - mean) / std.
-
-    whole: both sides to `side`, nothing cut off.
-    """
-
-    side: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    whole: bool = False
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [0, 1] to [B, 3, side, side]."""
-        height, width = images.shape[-2:]
-        scale = self.side / min(height, width)
-        size = (max(self.side, round(height * scale)), max(self.side, round(width * scale)))
-        if self.whole:
-            size = (self.side, self.side)
-        images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
-        top, left = (size[0] - self.side) // 2, (size[1] - self.side) // 2
-        images = images[..., top : top + self.side, left : left + self.side]
-        mean, std = torch.tensor(self.mean).view(1, 3, 1, 1), torch.tensor(self.std).view(1, 3, 1, 1)
-        return (images - mean) / std
-
-    def __str__(self) -> str:
-        cut = "stretched to a square" if self.whole else "centre crop"
-        return f"bicubic {self.side}, {cut}, mean {self.mean}, std {self.std}"
 
 
 class TorchEncoder:
@@ -159,7 +129,7 @@ def efficientnet_lite0(folders: Sequence[Path]) -> TorchEncoder:
     module.load_state_dict(renamed)
     module.reset_classifier(0)
     half = (0.5, 0.5, 0.5)
-    return TorchEncoder("EfficientNet-Lite0", file_sha256(path), module, Preprocessing(224, half, half), module)
+    return TorchEncoder("EfficientNet-Lite0", file_sha256(path), module, Preprocessing(224, 224, half, half), module)
 
 
 def open_clip_file(path: Path) -> TorchEncoder:
@@ -184,7 +154,8 @@ def open_clip_file(path: Path) -> TorchEncoder:
     std = tuple(getattr(vision, "image_std", None) or open_clip.OPENAI_DATASET_STD)
     tokenizer = open_clip.get_tokenizer(architecture)
     return TorchEncoder(
-        f"open_clip {architecture}", file_sha256(path), model, Preprocessing(side, mean, std), model.encode_image,
+        f"open_clip {architecture}", file_sha256(path), model, Preprocessing(side, side, mean, std, rounds=True),
+        model.encode_image,
         lambda texts: model.encode_text(tokenizer(texts).to(_device(model))),
     )  # fmt: skip
 
@@ -205,7 +176,7 @@ def sscd_file(path: Path) -> TorchEncoder:
     except (RuntimeError, AttributeError) as error:
         raise AttractorError(f"{path}: not SSCD's ResNet-50 weights; get sscd_disc_mixup.torchvision.pt.") from error
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return TorchEncoder("SSCD", file_sha256(path), module, Preprocessing(320, mean, std, whole=True), module)
+    return TorchEncoder("SSCD", file_sha256(path), module, Preprocessing(320, 320, mean, std, whole=True), module)
 
 
 class _GeneralisedMean(torch.nn.Module):
@@ -228,7 +199,10 @@ def transformers_folder(path: Path) -> TorchEncoder:
         model = AutoModel.from_pretrained(path, local_files_only=True, use_safetensors=True).float()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise AttractorError(f"{path}: not a model that transformers can load ({error}).") from error
-    preprocessing = _folder_preprocessing(path, model)
+    try:
+        preprocessing = of_folder(path, model)
+    except (OSError, ValueError, AttributeError) as error:
+        raise AttractorError(f"{path / 'preprocessor_config.json'}: cannot be read ({error}).") from error
     if hasattr(model, "get_text_features"):
         tokenizer = _clip_tokenizer(path)
         image = lambda x: _features(model.get_image_features(pixel_values=x))  # noqa: E731
@@ -258,21 +232,6 @@ def _device(module: Any) -> torch.device:
 def _features(output: Any) -> Tensor:
     """transformers 4 gives the features, transformers 5 an output that holds them."""
     return output if isinstance(output, Tensor) else output.pooler_output
-
-
-def _folder_preprocessing(path: Path, model: Any) -> Preprocessing:
-    import json
-
-    vision = getattr(model.config, "vision_config", model.config)
-    file = path / "preprocessor_config.json"
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    default = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    if hasattr(model, "get_text_features"):
-        default = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    crop = stored.get("crop_size", vision.image_size)
-    side = crop.get("height", vision.image_size) if isinstance(crop, dict) else crop
-    mean, std = stored.get("image_mean", default[0]), stored.get("image_std", default[1])
-    return Preprocessing(int(side), tuple(mean), tuple(std))
 
 
 def _clip_tokenizer(path: Path) -> Any:

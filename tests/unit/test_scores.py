@@ -68,7 +68,7 @@ def test_a_report_that_does_not_fit_on_the_disk_leaves_the_last_one(sets, effici
             write_report(report, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (data.read_bytes(), page.read_bytes()) == before and len(list(tmp_path.iterdir())) == 2
+    assert (data.read_bytes(), page.read_bytes()) == before and len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_lies_above_the_floor_is_said_with_its_certainty(sets, efficientnet):
