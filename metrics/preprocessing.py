@@ -67,13 +67,13 @@ def of_folder(path: Path, model: Any) -> Preprocessing:
     file = path / "preprocessor_config.json"
     stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     is_clip = hasattr(model, "get_text_features")
-    size = stored.get("size", {"shortest_edge": side})
+    size: Any = stored.get("size", {"shortest_edge": side})
     crop = stored.get("crop_size", side)
     crop = crop.get("height", side) if isinstance(crop, dict) else crop
     if isinstance(size, int):  # older files: of CLIP the shorter side, of ViT both
         size = {"shortest_edge": size} if is_clip else {"height": size}
     whole = "shortest_edge" not in size and not stored.get("do_center_crop", False)
-    resize = size.get("shortest_edge", size.get("height", side))
+    resize = size["shortest_edge"] if "shortest_edge" in size else size.get("height", side)
     mean, std = _CLIP if is_clip else _IMAGENET
     return Preprocessing(
         int(resize), int(resize if whole else crop), tuple(stored.get("image_mean", mean)),

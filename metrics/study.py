@@ -36,6 +36,7 @@ QUESTIONS = {
     "overall": "Which picture would you rather have for this description of this very {word}?",
 }
 CHOICES = ("left", "right", "tie")
+_OTHER_SIDE = {"left": "right", "right": "left"}
 _ID, _TOKEN, _RATER = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{24}"), re.compile(r"[A-Za-z0-9_-]{8,64}")
 _SPOILT_TILES = 4  # a side
 _REFERENCES = 4
@@ -132,7 +133,8 @@ class Study:
         for item, turned in self._order(rater):
             entry = self.manifest["items"][item]
             left, right = entry["pictures"][::-1] if turned else entry["pictures"]
-            pairs.append({"left": left, "right": right, "choice": given.get(item),
+            choice = given.get(item)
+            pairs.append({"left": left, "right": right, "choice": _OTHER_SIDE.get(choice, choice) if turned else choice,
                           "prompt": spoken(entry["prompt"], f"this {word}")})  # fmt: skip
         kind = self.manifest["question"]
         return {
@@ -153,7 +155,7 @@ class Study:
             raise AttractorError(f"This study has {len(order)} pairs; there is no pair {position + 1}.")
         item, turned = order[position]
         if turned:
-            choice = {"left": "right", "right": "left"}.get(choice, choice)
+            choice = _OTHER_SIDE.get(choice, choice)
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         spent = float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e6 else 0.0
         with self._votes() as database:

@@ -63,11 +63,12 @@ def test_a_copier_ranks_first_in_the_fields_score_and_gets_the_worse_verdict_her
 
 
 def test_words_do_not_say_more_than_the_figures(world, reports):
-    """Without a base model, a text encoder or a second prompt the questions stay open; few prompts are said to be few."""
+    """Without a base model, a text encoder or a second prompt questions stay open; few prompts are said to be few."""
     train, held_out, unseen, others = world
     encoder = efficientnet_lite0([])
     alone = score(paints(unseen), None, train, held_out, [encoder]).verdict
-    assert [a.grade for a in alone.answers[:2]] == ["unknown", "unknown"] and "base_generations" in alone.answers[0].text
+    assert [a.grade for a in alone.answers[:2]] == ["unknown", "unknown"]
+    assert "base_generations" in alone.answers[0].text
     one = score(paints(unseen, 1), paints(others, 1), train, held_out, [encoder]).verdict
     assert one.answers[0].grade == "unknown" and one.answers[3].grade == "poor"
     plain = score(paints(others[:4]), paints(others[1:5]), train, held_out, [encoder]).verdict
@@ -151,8 +152,8 @@ def test_runs_side_by_side_are_paired_and_corrected(reports, tmp_path):
     rows = {row.name: row for row in found.rows}
     nearer = rows["nearer to train photos"]
     assert not nearer.more_is_better and nearer.differences[0].mean < -0.1
-    by_hand = [h["train"] - h["held_out"] - c["train"] + c["held_out"] for c, h in
-               zip(data["copier"]["scores"][0]["pictures"], data["honest"]["scores"][0]["pictures"], strict=True)]  # fmt: skip
+    pictures = [data[name]["scores"][0]["pictures"] for name in ("copier", "honest")]
+    by_hand = [h["train"] - h["held_out"] - c["train"] + c["held_out"] for c, h in zip(*pictures, strict=True)]
     assert nearer.differences[0].mean == pytest.approx(sum(by_hand) / 4)
     assert all(d.adjusted >= d.p for row in found.rows for d in row.differences)
     assert found.grades == ("copies", "good")
