@@ -20,7 +20,7 @@ from ..attractor.errors import AttractorError
 from ..attractor.masks import Refinement
 from ..attractor.photo_masks import mask_set
 from ..attractor.raw_masks import Sources, gather
-from ..attractor.saliency import KINDS, SaliencyModel
+from ..attractor.saliency import FILE_NAME, KINDS, SaliencyModel
 from ..metrics.encoders import load_encoder
 from ..metrics.generations import Generated, Generations, contact_sheet, from_picture, to_picture
 from ..metrics.page import write_report
@@ -57,10 +57,10 @@ def mask(chosen: Namespace) -> dict:
     twice = sorted({name for name in photos.names if stems.count(Path(name).stem) > 1})
     if twice:
         raise AttractorError(f"{', '.join(twice)} would get the same mask file: rename one of them.")
-    masked, sources = _masked(photos, chosen)
-    sizes = {photo.name: _file_size(folder / photo.name) for photo in masked.photos}
+    found, sources = masked(photos, chosen)
+    sizes = {photo.name: _file_size(folder / photo.name) for photo in found.photos}
     verdicts = {}
-    for photo in masked.photos:
+    for photo in found.photos:
         inside = photo.mask if photo.mask is not None else torch.ones(photo.pixels.shape[-2:])
         picture = Image.fromarray((inside.numpy() * 255).round().astype(np.uint8))
         if picture.size != sizes[photo.name]:
@@ -97,8 +97,8 @@ def train(chosen: Namespace) -> dict:
         word = words[i % len(words)]
         masks = Path(chosen.masks) / names[i] if chosen.masks and len(folders) > 1 else chosen.masks
         own = Namespace(**{**vars(chosen), "word": word, "masks": masks})
-        masked, _ = _masked(read_folder(folder, word), own, model)
-        parts = split_set(masked, chosen.held_out, chosen.seed)
+        found, _ = masked(read_folder(folder, word), own, model)
+        parts = split_set(found, chosen.held_out, chosen.seed)
         folder = Path(chosen.out) / "runs"
         runs = RunFolder.of(folder, model, parts.train, settings, parts.held_out, start_from=start)
         jobs.append(Job(parts.train, settings, parts.held_out, _Lines(), 0, runs, start))
@@ -152,8 +152,12 @@ def score(chosen: Namespace) -> dict:
     train_set, held_out = (_chosen(photos, parts.get(key, []), chosen.split) for key in ("train", "held_out"))
     _check_certificate(parts.get("certificate"), train_set, held_out, chosen.split)
     names = dict.fromkeys(n for n in (chosen.image_encoder, chosen.text_encoder) if n and n != "none")
-    encoders = [load_encoder(name, _model_folders(chosen)) for name in names]
-    report = score_pictures(made, base, train_set, held_out, encoders)
+    encoders = [load_encoder(name, model_folders(chosen)) for name in names]
+    find = None
+    if chosen.regions:
+        find = SaliencyModel(_in_folders(model_folders(chosen), FILE_NAME)).mask
+    others = read_folder(Path(chosen.look_alikes), "other").photos if chosen.look_alikes else ()
+    report = score_pictures(made, base, train_set, held_out, encoders, find, others)
     result = report.as_dict()
     if chosen.out:
         data, page = write_report(report, Path(chosen.out))
@@ -189,7 +193,8 @@ class _Lines(Silent):
             print(f"{phase}: step {done} of {total}, loss {value:.4f}", file=sys.stderr)
 
 
-def _masked(subject: SubjectSet, chosen: Namespace, model: Any = None) -> tuple[SubjectSet, Sources]:
+def masked(subject: SubjectSet, chosen: Namespace, model: Any = None) -> tuple[SubjectSet, Sources]:
+    """The photos with masks by the command's back end, and what that was made from."""
     given = [_read_mask(Path(chosen.masks), name) for name in subject.names] if chosen.masks else None
     back_end = "external" if given and chosen.backend == "auto" else chosen.backend
     sources = _sources(back_end, chosen, model)
@@ -199,7 +204,7 @@ def _masked(subject: SubjectSet, chosen: Namespace, model: Any = None) -> tuple[
 
 
 def _sources(back_end: str, chosen: Namespace, model: Any) -> Sources:
-    folders, file = _model_folders(chosen), KINDS[chosen.saliency_model].file
+    folders, file = model_folders(chosen), KINDS[chosen.saliency_model].file
     return gather(back_end, {
         "saliency": lambda: SaliencyModel(_in_folders(folders, file), chosen.saliency_model),
         "attention": lambda: model or _diffusion_model(chosen),
@@ -219,7 +224,7 @@ def _in_folders(folders: list[Path], name: str) -> Path:
     return next((folder / name for folder in folders if (folder / name).exists()), folders[0] / name)
 
 
-def _model_folders(chosen: Namespace) -> list[Path]:
+def model_folders(chosen: Namespace) -> list[Path]:
     """Where models are looked for, in this order."""
     if chosen.models:
         return [Path(chosen.models)]

@@ -1,4 +1,4 @@
-"""`attractor split|mask|train|sample|score DIR`: the nodes without a host, over the diffusers back end."""
+"""`attractor COMMAND`: the nodes without a host, over the diffusers back end, and benchmarks over sets of subjects."""
 
 from __future__ import annotations
 
@@ -100,8 +100,42 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--models", help=f"folder with encoders; {_MODELS_HELP}")
     score.add_argument("--image-encoder", default="efficientnet-lite0")
     score.add_argument("--text-encoder", help="a CLIP in --models")
-    score.add_argument("--out", help="folder for report.json and report.html")
+    score.add_argument("--regions", action="store_true", help="the subject and the background alone too, by saliency")
+    score.add_argument("--look-alikes", metavar="FOLDER", help="photos of other things that look like the subject")
+    score.add_argument("--out", help="folder for report.json, report.csv and report.html")
+
+    compare = commands_of.add_parser("compare", help="put scored runs side by side")
+    compare.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, or the folder that holds it")
+    compare.add_argument("--names", help="a,b,… in their order; without it the folders' names")
+    compare.add_argument("--out", help="folder for comparison.json and comparison.html")
+    _result(compare, lambda chosen: _late().compare(chosen))
+
+    bench = _command(commands_of, "bench", lambda chosen: _late().bench(chosen),
+                     "run methods over a set of subjects: a folder of folders, see docs/scoring.md")  # fmt: skip
+    _split_options(bench)
+    _mask_options(bench, word=False)
+    _model_option(bench)
+    bench.add_argument("--methods", default="attractor,plain",
+                       help="of attractor, plain and masked; the others are compared with the first")  # fmt: skip
+    bench.add_argument("--out", required=True, help="folder for all reports and the table")
+    bench.add_argument("--image-encoder", default="efficientnet-lite0")
+    bench.add_argument("--text-encoder", help="a CLIP in --models")
+    bench.add_argument("--seeds", type=int, default=2, help="pictures of each prompt")
+    bench.add_argument("--first-seed", type=int, default=0)
+    bench.add_argument("--sampler-steps", type=int, default=20)
+    bench.add_argument("--cfg", type=float, default=7.0)
+    bench.add_argument("--size", type=int, default=512, help="side in pixels")
+    for field in fields(TrainSettings):
+        if field.name != "seed":
+            _setting(bench, field.name, field.default)
     return parser
+
+
+def _late():
+    """The benchmark's module, which imports diffusers: only where it is asked for."""
+    from . import bench
+
+    return bench
 
 
 def _command(parsers, name: str, run, help_text: str, nargs: str | None = None) -> argparse.ArgumentParser:
@@ -110,9 +144,13 @@ def _command(parsers, name: str, run, help_text: str, nargs: str | None = None) 
     if nargs:
         about = "folder of photos; several are trained side by side"
     parser.add_argument("dir", metavar="DIR", nargs=nargs, help=about)
+    _result(parser, run)
+    return parser
+
+
+def _result(parser: argparse.ArgumentParser, run) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the result there in the place of stdout")
     parser.set_defaults(run=run)
-    return parser
 
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
@@ -120,16 +158,19 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
 
 
-def _mask_options(parser: argparse.ArgumentParser) -> None:
+def _mask_options(parser: argparse.ArgumentParser, word: bool = True) -> None:
     parser.add_argument("--backend", choices=BACK_ENDS, default="auto",
                         help="auto compares all whose models are there; with --masks it is external")  # fmt: skip
-    parser.add_argument("--word", default="subject", 
-                        help="what the subject is, such as dog; for several folders dog,cat")  # fmt: skip
-    parser.add_argument("--masks", help="folder of masks <stem>.png, for the back end external; of several "
-                        "folders with a folder of masks for each")  # fmt: skip
-    parser.add_argument("--click", action="append", metavar="[NAME:]X,Y",
-                        help="a point on the subject, or a box X0,Y0,X1,Y1, in pixels or fractions; repeatable, "
-                        "for the photos in order or by name")  # fmt: skip
+    if word:
+        parser.add_argument("--word", default="subject",
+                            help="what the subject is, such as dog; for several folders dog,cat")  # fmt: skip
+        parser.add_argument("--masks", help="folder of masks <stem>.png, for the back end external; of several "
+                            "folders with a folder of masks for each")  # fmt: skip
+        parser.add_argument("--click", action="append", metavar="[NAME:]X,Y",
+                            help="a point on the subject, or a box X0,Y0,X1,Y1, in pixels or fractions; repeatable, "
+                            "for the photos in order or by name")  # fmt: skip
+    else:
+        parser.set_defaults(masks=None, click=None)
     parser.add_argument("--models", help=f"folder that holds u2netp.onnx and clipseg/; {_MODELS_HELP}")
     parser.add_argument("--saliency-model", choices=KINDS, default="u2netp")
     parser.add_argument("--unit", choices=UNITS, default=UNITS[0], help="of --grow and --feather, of the longer side")

@@ -127,14 +127,16 @@ class Study:
         """What a rater is shown: the question, and all pairs in this rater's order and sides, with the votes so far."""
         _check_rater(rater)
         with self._votes() as database:
-            given = dict(database.execute("SELECT item, choice FROM votes WHERE rater = ?", (rater,)))
+            given: dict[int, str] = dict(database.execute("SELECT item, choice FROM votes WHERE rater = ?", (rater,)))
         word = self.manifest["word"]
         pairs = []
         for item, turned in self._order(rater):
             entry = self.manifest["items"][item]
             left, right = entry["pictures"][::-1] if turned else entry["pictures"]
             choice = given.get(item)
-            pairs.append({"left": left, "right": right, "choice": _OTHER_SIDE.get(choice, choice) if turned else choice,
+            if choice is not None and turned:
+                choice = _OTHER_SIDE.get(choice, choice)
+            pairs.append({"left": left, "right": right, "choice": choice,
                           "prompt": spoken(entry["prompt"], f"this {word}")})  # fmt: skip
         kind = self.manifest["question"]
         return {

@@ -1,0 +1,97 @@
+"""Sets of many subjects for `attractor bench`: a folder of folders, split beforehand or not, with prompts.
+
+    DIR/prompts.txt               one prompt a line, <subject> where it belongs
+    DIR/SUBJECT/class.txt         what it is, such as dog; without it the folder's name says so
+    DIR/SUBJECT/train/*.jpg       photos to learn from
+    DIR/SUBJECT/test/*.jpg        photos to score on
+    DIR/SUBJECT/prompts.txt       prompts of this subject alone, in the place of DIR's
+
+Where train and test are missing, SUBJECT's photos are split as `attractor split` does. DreamBooth's own folder with its
+prompts_and_classes.txt is read as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..attractor.errors import AttractorError
+from ..attractor.prompts import SUBJECT
+from ..metrics.splits import check_disjoint, split_set
+from ..training.photos import SUFFIXES, SubjectSet, read_folder
+
+_DREAMBOOTH = "prompts_and_classes.txt"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject of a set: its photos to learn from and to score on, and its prompts."""
+
+    name: str
+    train: SubjectSet
+    test: SubjectSet
+    prompts: tuple[str, ...]
+
+
+def read_set(folder: Path, held_out: float, seed: int) -> list[Case]:
+    """All subjects of a set, in the order of their names.
+
+    held_out, seed: of the split where a subject has none. Raises AttractorError, naming the folder or file, when there
+    is no subject, a subject has no photos or no prompts, or a test photo is a near-duplicate of one to learn from.
+    """
+    if not folder.is_dir():
+        raise AttractorError(f"{folder}: no such folder. Give a folder with a folder of photos for each subject.")
+    classes, prompts = _dreambooth(folder / _DREAMBOOTH)
+    prompts = {"": _lines(folder / "prompts.txt")} if (folder / "prompts.txt").is_file() else prompts
+    cases = []
+    for path in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if not (path / "train").is_dir() and not any(f.suffix.lower() in SUFFIXES for f in path.iterdir()):
+            continue
+        given = _lines(path / "class.txt") if (path / "class.txt").is_file() else []
+        word = given[0] if given else classes.get(path.name, path.name.replace("_", " "))
+        own = _lines(path / "prompts.txt") if (path / "prompts.txt").is_file() else None
+        wanted = own or prompts.get("live" if word in ("cat", "dog") else "object") or prompts.get("") or []
+        if not wanted:
+            file = folder / "prompts.txt"
+            raise AttractorError(f"{path.name}: no prompts. Write {file}, one a line, with {SUBJECT} in each.")
+        missing = [p for p in wanted if SUBJECT not in p]
+        if missing:
+            raise AttractorError(f"{path.name}: the prompt {missing[0]!r} has no {SUBJECT} in it: write it there.")
+        cases.append(Case(path.name, *_parts(path, word, held_out, seed), tuple(wanted)))
+    if not cases:
+        raise AttractorError(f"{folder}: no folder in it holds photos. Give a folder with a folder for each subject.")
+    return cases
+
+
+def _parts(path: Path, word: str, held_out: float, seed: int) -> tuple[SubjectSet, SubjectSet]:
+    if not (path / "train").is_dir():
+        split = split_set(read_folder(path, word), held_out, seed)
+        return split.train, split.held_out
+    train, test = read_folder(path / "train", word), read_folder(path / "test", word)
+    try:
+        check_disjoint(train, test)
+    except AttractorError as error:
+        raise AttractorError(f"{path.name}: {error}") from error
+    return train, test
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AttractorError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _dreambooth(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Class words by subject, and the prompts for objects and for live subjects, of DreamBooth's own file."""
+    if not path.is_file():
+        return {}, {}
+    text = "\n".join(_lines(path))
+    classes = dict(re.findall(r"^(\w+),([\w ]+)$", text, re.M))
+    classes.pop("subject_name", None)
+    objects, _, live = text.partition("Live Subject Prompts")
+    prompts = {kind: [p.replace("{0} {1}", SUBJECT) for p in re.findall(r"^'(.*)'\.format", part, re.M)]
+               for kind, part in (("object", objects), ("live", live))}  # fmt: skip
+    return classes, {kind: found for kind, found in prompts.items() if found}
