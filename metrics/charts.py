@@ -112,14 +112,13 @@ def _comparison_figure(comparison: Comparison) -> Any:
     labels, place = [], 0
     for row in reversed(rows):
         for name, found in reversed(list(zip(names, row.differences, strict=True))):
-            colour = _QUIET if found.low is None or found.low <= 0 <= (found.high or 0) else (
-                _SUBJECT if (found.mean > 0) == row.more_is_better else _HELD_OUT)  # fmt: skip
+            colour = {"better": _SUBJECT, "worse": _HELD_OUT}.get(row.told(found), _QUIET)
             _whisker(axes, place, found.mean, found.low, found.high, colour)
             labels.append(f"{row.name}: {name}" if len(names) > 1 else row.name)
             place += 1
     axes.set_yticks(range(place), labels)
     axes.axvline(0, color=_QUIET, linewidth=1, linestyle="--")
-    axes.set_xlabel(f"difference to {comparison.names[0]} (blue: better, red: worse, grey: cannot be told)")
+    axes.set_xlabel(f"difference to {comparison.names[0]} (blue better, red worse)", fontsize=9)
     axes.margins(y=0.1)
     return figure
 

@@ -30,6 +30,13 @@ class Row:
     differences: tuple[Difference, ...]
     values: np.ndarray = field(repr=False, compare=False)
 
+    def told(self, found: Difference) -> str:
+        """better, worse, or "" where it cannot be told: by the interval, and by p in the family."""
+        p = found.p if found.adjusted is None else found.adjusted
+        if p is None or p >= 0.05 or found.low is None or found.high is None or found.low <= 0 <= found.high:
+            return ""
+        return "better" if (found.mean > 0) == self.more_is_better else "worse"
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -77,7 +84,7 @@ class Comparison:
             means = ", ".join(f"{name} {number(mean)}" for name, mean in zip(self.names, row.means, strict=True))
             lines.append(f"{row.name} ({'more' if row.more_is_better else 'less'} is better): {means}")
             for name, found in zip(self.names[1:], row.differences, strict=True):
-                lines.append(f"  {name}: {_said(found, row.more_is_better)}")
+                lines.append(f"  {name}: {_said(found, row)}")
         if self.people:
             lines += ["", self.people.text]
         for a in self.agreement:
@@ -177,12 +184,11 @@ def _one_family(rows: list[Row]) -> list[Row]:
     return [replace(row, differences=tuple(found)) for row, found in zip(rows, changed, strict=True)]
 
 
-def _said(found: Difference, more_is_better: bool) -> str:
+def _said(found: Difference, row: Row) -> str:
     if found.low is None or found.high is None or found.p is None:
         return f"{found.mean:+.3f}; one prompt: how sure that is cannot be said"
     p = found.p if found.adjusted is None else found.adjusted
-    surely = p < 0.05 and not found.low <= 0 <= found.high
-    word = "cannot be told apart" if not surely else "better" if (found.mean > 0) == more_is_better else "worse"
+    word = row.told(found) or "cannot be told apart"
     effect = "" if found.effect is None else f", effect {found.effect:+.2f}"
     return f"{word}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {p:.3f} in this family{effect}"
 
@@ -205,6 +211,8 @@ def _with_people(found: Comparison, people: People) -> Comparison:
     place = {key: i for i, key in enumerate(found.keys)}
     run = {name: i for i, name in enumerate(found.names)}
     votes = [v for v in people.pairs if v.key in place]
+    if not votes:
+        return replace(found, people=people)
     agreement = []
     for row in found.rows:
         sign = 1 if row.more_is_better else -1

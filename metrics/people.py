@@ -77,7 +77,7 @@ class People:
         if self.left_out:
             lines.append(f"  {len(self.left_out)} left out, who failed more than a quarter of the catch pairs")
         if not self.votes:
-            return "\n".join([*lines, "  no votes yet: open the study's page"])
+            return "\n".join([*lines, "" if self.left_out else "  no votes yet: open the study's page"]).rstrip()
         for s in self.strengths:
             sure = "" if s.low is None or s.high is None else f" [{s.low:+.2f}, {s.high:+.2f}]"
             lines.append(f"  {s.method}: strength {s.value:+.2f}{sure}")

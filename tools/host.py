@@ -129,8 +129,8 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, timeout: float = 180) -> Host:
-        """Start the server and wait until it answers."""
+    def start(self, timeout: float = 180, port: int = 0) -> Host:
+        """Start the server, on a free port or on this one, and wait until it answers."""
         import requests
 
         comfy = fetch()
@@ -141,7 +141,7 @@ class Host:
             if not link.exists():
                 link.unlink(missing_ok=True)
                 link.symlink_to(target, target_is_directory=True)
-        self.port = _free_port()
+        self.port = port or _free_port()
         command = [sys.executable, str(comfy / "main.py"), "--listen", "127.0.0.1", "--port", str(self.port),
                    "--base-directory", str(self.base), "--disable-auto-launch", *self.arguments]  # fmt: skip
         if not _has_gpu():

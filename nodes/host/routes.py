@@ -55,7 +55,7 @@ async def _page(request: web.Request) -> web.Response:
         return web.Response(status=found.status, text=json.loads(found.text or "{}").get("error", ""))
     script = re.search(r"<script>(.*?)</script>", found, re.S)
     digest = base64.b64encode(hashlib.sha256((script.group(1) if script else "").encode()).digest()).decode()
-    policy = (f"default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
+    policy = (f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'unsafe-inline'; "
               f"script-src 'sha256-{digest}'")  # fmt: skip
     return web.Response(text=found, content_type="text/html", headers={"Content-Security-Policy": policy})
 
