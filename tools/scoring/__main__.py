@@ -24,6 +24,7 @@ from ...metrics.splits import split_set
 from ...metrics.statistics import coverage
 from ...training.photos import Photo, subject_set
 from .. import benchmarks
+from . import copier
 from .labelled import SAME_SHOT, as_photo, copies, read_all
 
 _PHOTOS = Path(os.environ.get("DREAMBOOTH_PHOTOS", benchmarks.ROOT.parent / "shared" / "data" / "dreambooth"))
@@ -42,12 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures |= pair_by_pair(photos, made)
     figures |= in_a_large_set(photos, made)
     figures |= throughput(photos)
+    found = copier.measure(chosen.photos)
+    figures |= copier.figures(found)
     by_units = {units: coverage(units) for units in (4, 8, 20)}
     figures |= {f"bootstrap.coverage_{units}": held for units, held in by_units.items()}
     figures["bootstrap.coverage"] = by_units[20]
     for name, value in figures.items():
         print(f"{name:44s} {value:.4f}", flush=True)
     if chosen.write:
+        copier.chart(found, benchmarks.FOLDER / "copier.png")
         record = benchmarks.write_record("scoring", figures)
         benchmarks.write_section("scoring", "Scoring: copies, different photos, time", _section(record, figures))
     return 0
@@ -138,6 +142,12 @@ def _section(record: dict, figures: dict[str, float]) -> str:
         ("the same with 8 and with 4 prompts",
          f"{figures['bootstrap.coverage_8']:.3f}, {figures['bootstrap.coverage_4']:.3f}", "–"),
         ("features of 256 pictures over the bare encoder", f"{figures['throughput_over_bare']:.2f}", "1.10"),
+        ("subjects of which the field's score prefers a generator that only copies",
+         f"{figures['copier.field_prefers_it']:.2f} of {figures['copier.subjects']:.0f}", "–"),
+        ("subjects of which its verdict here is worse than an honest generator's",
+         f"{figures['copier.verdict_is_worse']:.2f}", "1"),
+        ("of which it is called a copier; the honest one is",
+         f"{figures['copier.called_a_copier']:.2f}; {figures['copier.honest_called_a_copier']:.2f}", "–"),
     ]  # fmt: skip
     head = (
         f"`make bench-scoring` on {record['date']}, {record['machine']}, commit {record['commit']}: "
