@@ -1,0 +1,105 @@
+"""`python -m attractor_pack.tools.templates`: make workflows/*.json in the real front end, and their thumbnails.
+
+Each template is built on the canvas of a running ComfyUI in Chromium and saved as the front end serialises it. Those
+that need no other model are run, and the picture that they are about becomes the thumbnail, of the others the graph.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from ..host import ROOT, Host
+from ..models import link_into
+from .graphs import Template, templates
+
+FOLDER = ROOT / "workflows"
+_SCRIPT = Path(__file__).with_name("build.js").read_text(encoding="utf-8").split("\n", 1)[1]
+_TALL = ["PreviewImage", "PreviewAny", "SaveImage"]
+_THUMBNAIL = (640, 420)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make all, or those whose names are given."""
+    wanted = list(sys.argv[1:] if argv is None else argv)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        link_into(Path(folder))
+        with Host(Path(folder)) as host:
+            no_first_visit(host)
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = open_canvas(browser.new_page(viewport={"width": 1600, "height": 900}), host.url)
+            for template in templates():
+                if wanted and template.name not in wanted:
+                    continue
+                made = build(page, template)
+                text = json.dumps(made["graph"], indent=1, ensure_ascii=False) + "\n"
+                (FOLDER / f"{template.name}.json").write_text(text, encoding="utf-8")
+                _thumbnail(host, page, template, made).save(FOLDER / f"{template.name}.jpg", quality=86)
+                print(template.name, flush=True)
+            browser.close()
+    return 0
+
+
+def no_first_visit(host: Host) -> None:
+    """Tell the front end that its dialog of a first visit has been seen."""
+    path = host.base / "user" / "default" / "comfy.settings.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(settings | {"Comfy.TutorialCompleted": True}), encoding="utf-8")
+
+
+def open_canvas(page: Page, url: str) -> Page:
+    """The front end, ready to take a graph."""
+    page.goto(url)
+    page.wait_for_function("() => !!(window.app?.graph && window.LiteGraph?.registered_node_types?.Attractor_Train)")
+    page.wait_for_timeout(3000)  # the front end restores its last or its default graph
+    return page
+
+
+def build(page: Page, template: Template) -> dict[str, Any]:
+    """graph: as the front end saves it; prompt: in API format; names: of its nodes by id. Raises RuntimeError."""
+    columns = [{"title": c.title, "note": c.note, "nodes": c.nodes} for c in template.columns]
+    given = {"columns": columns, "models": list(template.models), "tokens": {"tall": _TALL}}
+    made = json.loads(page.evaluate(_SCRIPT, given))
+    if made["problems"]:
+        raise RuntimeError(f"{template.name}: {'; '.join(made['problems'])}")
+    return made
+
+
+def _thumbnail(host: Host, page: Page, template: Template, made: dict[str, Any]) -> Image.Image:
+    """The picture that the template is about, on the pack's dark ground."""
+    if template.models:
+        page.evaluate("() => { app.canvas.ds.reset(); app.canvas.fitViewToSelectionAnimated?.(); }")
+        page.evaluate("""() => {
+            const all = app.graph._nodes, x = all.map(n => n.pos[0]), y = all.map(n => n.pos[1]);
+            const right = Math.max(...all.map(n => n.pos[0] + n.size[0]));
+            const low = Math.max(...all.map(n => n.pos[1] + n.size[1]));
+            const scale = Math.min(innerWidth / (right + 100), innerHeight / (low + 160));
+            app.canvas.ds.scale = scale;
+            app.canvas.ds.offset = [50 - Math.min(...x), 90 - Math.min(...y)];
+            app.canvas.setDirty(true, true);
+        }""")
+        page.wait_for_timeout(800)
+        shown = Image.open(io.BytesIO(page.locator("#graph-canvas").screenshot()))
+    else:
+        run = host.queue(made["prompt"])
+        node = next(i for i, name in made["names"].items() if name == template.picture)
+        shown = Image.open(io.BytesIO(host.fetch_output(run.outputs[node]["images"][0])))
+    shown = shown.convert("RGB")
+    shown.thumbnail(_THUMBNAIL, Image.Resampling.LANCZOS)
+    ground = Image.new("RGB", _THUMBNAIL, "#16191d")
+    ground.paste(shown, ((_THUMBNAIL[0] - shown.width) // 2, (_THUMBNAIL[1] - shown.height) // 2))
+    return ground
+
+
+if __name__ == "__main__":
+    sys.exit(main())
