@@ -47,7 +47,8 @@ def test_the_template_browser_lists_all_with_a_picture(host):
 def test_it_loads_and_runs(host, canvas, name):
     template = TEMPLATES[name]
     graph = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    prompt = canvas.evaluate("async g => { await app.loadGraphData(g); return (await app.graphToPrompt()).output; }", graph)
+    canvas.evaluate("async graph => { await app.loadGraphData(graph); }", graph)
+    prompt = canvas.evaluate("async () => (await app.graphToPrompt()).output")
     canvas.wait_for_timeout(500)
     alerts = canvas.locator(".p-toast-message").all_inner_texts()
     assert alerts == [] and canvas.problems == []
