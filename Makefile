@@ -1,5 +1,7 @@
 # Each target starts from a bare machine with Python 3.11: it makes .venv, installs the host and the pack, does its work.
 PYTHON ?= python3
+# tests run in so many processes, each with a server of its own; 0 runs them in one
+WORKERS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python -P -m attractor_pack
 STAMP := $(VENV)/.installed
@@ -10,7 +12,7 @@ demo: $(STAMP)
 	$(RUN).tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WORD),--word "$(WORD)")
 
 test: $(STAMP) lint
-	$(VENV)/bin/python -P -m pytest
+	$(VENV)/bin/python -P -m pytest -n $(WORKERS) --dist loadfile
 
 test-fast: $(STAMP)
 	$(VENV)/bin/python -P -m pytest tests/unit -m "not slow"

@@ -18,10 +18,11 @@ from ..metrics.encoders import load_encoder
 from ..metrics.page import write_comparison, write_report
 from ..metrics.report import FORMAT, number, read_report
 from ..metrics.scores import score
-from ..metrics.statistics import Difference, holm, paired
+from ..metrics.statistics import Difference, family, paired
 from ..training.concept import save_concept, write_beside
 from ..training.loop import train
 from ..training.resume import RunFolder
+from ..training.run_card import VERSION
 from ..training.settings import TrainSettings
 from . import commands
 from .sets import Case, read_set
@@ -47,16 +48,17 @@ def bench(chosen: Namespace) -> dict:
     names = dict.fromkeys(n for n in (chosen.image_encoder, chosen.text_encoder) if n and n != "none")
     encoders = [load_encoder(name, commands.model_folders(chosen)) for name in names]
     for case in cases:
-        keys = {method: _key(model, case, method, chosen, encoders) for method in methods}
-        missing = [m for m in methods if not _is_done(out / case.name / m, keys[m])]
-        if not missing:
-            continue
         word = case.train.class_word
         train_set, _ = commands.masked(case.train, Namespace(**{**vars(chosen), "word": word}), model)
         ready = replace(case, train=train_set)
+        keys = {method: _key(model, ready, method, chosen, encoders) for method in methods}
+        missing = [m for m in methods if not _is_done(out / case.name / m, keys[m])]
+        if not missing:
+            continue
         base = _paint(model, None, ready, chosen)
         for method in missing:
             print(f"{case.name}: {method}", file=sys.stderr, flush=True)
+            (out / case.name / method / _KEY).unlink(missing_ok=True)
             _one(model, ready, method, chosen, base, encoders)
             write_beside(out / case.name / method / _KEY, lambda path, key=keys[method]: path.write_text(key))
     reports = {m: {case.name: read_report(out / case.name / m / "report.json") for case in cases} for m in methods}
@@ -101,11 +103,8 @@ def over_subjects(reports: dict[str, dict[str, dict]]) -> list[dict]:
             differences.append(found)
         rows.append({"name": name, "more_is_better": of[subjects[0]].more_is_better, "means": means,
                      "differences": differences})  # fmt: skip
-    places = [(row, i) for row in rows for i, d in enumerate(row["differences"]) if d.p is not None]
-    family = holm([row["differences"][i].p for row, i in places])
-    for (row, i), p in zip(places, family, strict=True):
-        row["differences"][i] = replace(row["differences"][i], adjusted=p)
-    return [row | {"differences": [asdict(d) for d in row["differences"]]} for row in rows]
+    adjusted = iter(family([d for row in rows for d in row["differences"]]))
+    return [row | {"differences": [asdict(next(adjusted)) for _ in row["differences"]]} for row in rows]
 
 
 def table(result: dict) -> str:
@@ -116,10 +115,11 @@ def table(result: dict) -> str:
              f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]  # fmt: skip
     for row in result["rows"]:
         name = f"{row['name']} ({'more' if row['more_is_better'] else 'less'} is better)"
-        cells = [number(mean) for mean in row["means"]] + [_difference(Difference(**d)) for d in row["differences"]]
+        cells = [number(mean) for mean in row["means"]] + [str(Difference(**d)) for d in row["differences"]]
         lines.append(f"| {' | '.join([name, *cells])} |")
     units = "subjects" if len(result["subjects"]) > 1 else "prompts"
-    return "\n".join([*lines, "", f"Differences with 95% intervals over {units}; p corrected after Holm."])
+    below = f"Differences with 95% intervals over {units}; p is corrected for all tests of the table."
+    return "\n".join([*lines, "", below])
 
 
 def _settings(method: str, chosen: Namespace) -> TrainSettings:
@@ -132,6 +132,8 @@ def _key(model: Any, case: Case, method: str, chosen: Namespace, encoders: Seque
     what = {
         "settings": asdict(_settings(method, chosen)), "model": model.identity, "prompts": case.prompts,
         "photos": [[p.sha256 for p in part.photos] for part in (case.train, case.test)], "word": case.train.class_word,
+        "masks": [None if p.mask is None else hashlib.sha256(p.mask.numpy().tobytes()).hexdigest()
+                  for p in case.train.photos], "version": VERSION,
         "encoders": [e.stamp for e in encoders], "format": FORMAT,
         "command": {n: getattr(chosen, n) for n in (*_PAINTED, *_MASKED)},
     }  # fmt: skip
@@ -159,12 +161,10 @@ def _paint(model: Any, concept: Any, case: Case, chosen: Namespace) -> Any:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """What tells the paths apart: the folder of each report."""
-    return [path.resolve().parent.name for path in paths]
-
-
-def _difference(found: Difference) -> str:
-    if found.low is None or found.high is None or found.p is None:
-        return f"{found.mean:+.3f}"
-    p = found.p if found.adjusted is None else found.adjusted
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {p:.3f}"
+    """The folder of each report, with as many of those above it as tell them apart."""
+    folders = [path.resolve().parent.parts for path in paths]
+    for depth in range(1, max(map(len, folders))):
+        names = ["/".join(parts[-depth:]) for parts in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(i + 1) for i in range(len(paths))]

@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"attractor {chosen.command}: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it was" if chosen.command == "train" else ", nothing was written"
+        resumes = chosen.command in ("train", "bench")
+        goes_on = "; the same command goes on where it was" if resumes else ", nothing was written"
         print(f"attractor {chosen.command}: stopped{goes_on}", file=sys.stderr)
         return 1
     if not chosen.json:
@@ -159,7 +160,8 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _mask_options(parser: argparse.ArgumentParser, word: bool = True) -> None:
-    parser.add_argument("--backend", choices=BACK_ENDS, default="auto",
+    known = BACK_ENDS if word else [name for name in BACK_ENDS if name != "external"]
+    parser.add_argument("--backend", choices=known, default="auto",
                         help="auto compares all whose models are there; with --masks it is external")  # fmt: skip
     if word:
         parser.add_argument("--word", default="subject",

@@ -65,11 +65,11 @@ def read_set(folder: Path, held_out: float, seed: int) -> list[Case]:
 
 
 def _parts(path: Path, word: str, held_out: float, seed: int) -> tuple[SubjectSet, SubjectSet]:
-    if not (path / "train").is_dir():
-        split = split_set(read_folder(path, word), held_out, seed)
-        return split.train, split.held_out
-    train, test = read_folder(path / "train", word), read_folder(path / "test", word)
     try:
+        if not (path / "train").is_dir():
+            split = split_set(read_folder(path, word), held_out, seed)
+            return split.train, split.held_out
+        train, test = read_folder(path / "train", word), read_folder(path / "test", word)
         check_disjoint(train, test)
     except AttractorError as error:
         raise AttractorError(f"{path.name}: {error}") from error

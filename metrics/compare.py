@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..attractor.errors import AttractorError
 from .report import number
-from .statistics import Difference, holm, paired, unit_means
+from .statistics import Difference, family, paired, sign_flip, unit_means
 
 if TYPE_CHECKING:
     from .people import People
@@ -22,9 +23,13 @@ _MEASURES = (("held_out", "similarity to held-out photos", True), ("excess", "ne
 
 @dataclass(frozen=True)
 class Row:
-    """One measure: each run's mean, and how far the runs after the first differ from it. values: by picture, [R, B]."""
+    """One measure: each run's mean, and how far the runs after the first differ from it.
+
+    kind: of what is measured, by whatever encoder and region. values: by picture, [R, B].
+    """
 
     name: str
+    kind: str
     more_is_better: bool
     means: tuple[float, ...]
     differences: tuple[Difference, ...]
@@ -32,7 +37,7 @@ class Row:
 
     def told(self, found: Difference) -> str:
         """better, worse, or "" where it cannot be told: by the interval, and by p in the family."""
-        p = found.p if found.adjusted is None else found.adjusted
+        p = found.certain_p
         if p is None or p >= 0.05 or found.low is None or found.high is None or found.low <= 0 <= found.high:
             return ""
         return "better" if (found.mean > 0) == self.more_is_better else "worse"
@@ -40,7 +45,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a measure ranks pairs of pictures beside people: Kendall's tau-b, its p, and its weight in the hybrid."""
+    """How a measure ranks pairs of pictures beside people: Kendall's tau-b, p by prompts, and its weight in the
+    hybrid.
+    """
 
     name: str
     tau: float
@@ -52,7 +59,7 @@ class Agreement:
 @dataclass(frozen=True)
 class Comparison:
     """names: of the runs, the first is what the others are compared with. grades: their verdicts'. keys: the pictures'
-    (prompt, seed). people, agreement, hybrid: with a study of these runs; hybrid is a score for each run.
+    (prompt, seed). people, agreement, hybrid: with a study of these runs; hybrid is the share of pairs that each wins.
     """
 
     names: tuple[str, ...]
@@ -91,8 +98,8 @@ class Comparison:
             lines.append(f"  {a.name} agrees with people: tau {a.tau:+.2f} (p {a.p:.3f}, {a.pairs} pairs), weight "
                          f"{a.weight:.2f}")  # fmt: skip
         if self.hybrid:
-            scores = ", ".join(f"{name} {value:+.2f}" for name, value in zip(self.names, self.hybrid, strict=True))
-            lines.append(f"hybrid of people and measures, in standard deviations: {scores}")
+            scores = ", ".join(f"{name} {value:.0%}" for name, value in zip(self.names, self.hybrid, strict=True))
+            lines.append(f"pairs won by people's votes and the measures that agree with them: {scores}")
         return "\n".join(lines)
 
 
@@ -108,7 +115,7 @@ def compare_reports(
         raise AttractorError(f"{len(reports)} report is nothing to compare: connect two or more.")
     if len(names) != len(reports) or len(set(names)) < len(names):
         given = ", ".join(names) or "(none)"
-        raise AttractorError(f"names: {given} for {len(reports)} reports: give each its own name, one a line.")
+        raise AttractorError(f"names: {given} for {len(reports)} reports: give each a name of its own.")
     first = reports[0]
     keys = _keys(first)
     for name, report in zip(names[1:], reports[1:], strict=True):
@@ -166,7 +173,7 @@ def _row(
     prompts = [prompt for prompt, _ in keys]
     differences = tuple(paired(table[i], table[0], prompts) for i in range(1, len(table)))
     means = tuple(float(unit_means(row, prompts).mean()) for row in table)
-    return Row(name, better, means, differences, table)
+    return Row(name, value, better, means, differences, table)
 
 
 def _value(row: dict, name: str) -> float | None:
@@ -176,29 +183,25 @@ def _value(row: dict, name: str) -> float | None:
 
 
 def _one_family(rows: list[Row]) -> list[Row]:
-    tested = [(i, j) for i, row in enumerate(rows) for j, d in enumerate(row.differences) if d.p is not None]
-    adjusted = holm([rows[i].differences[j].p or 0.0 for i, j in tested])
-    changed = [list(row.differences) for row in rows]
-    for (i, j), p in zip(tested, adjusted, strict=True):
-        changed[i][j] = replace(changed[i][j], adjusted=p)
-    return [replace(row, differences=tuple(found)) for row, found in zip(rows, changed, strict=True)]
+    adjusted = iter(family([d for row in rows for d in row.differences]))
+    return [replace(row, differences=tuple(next(adjusted) for _ in row.differences)) for row in rows]
 
 
 def _said(found: Difference, row: Row) -> str:
-    if found.low is None or found.high is None or found.p is None:
-        return f"{found.mean:+.3f}; one prompt: how sure that is cannot be said"
-    p = found.p if found.adjusted is None else found.adjusted
-    word = row.told(found) or "cannot be told apart"
+    if found.low is None:
+        return f"{found}; one prompt: how sure that is cannot be said"
     effect = "" if found.effect is None else f", effect {found.effect:+.2f}"
-    return f"{word}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {p:.3f} in this family{effect}"
+    return f"{row.told(found) or 'cannot be told apart'}: {found}{effect}"
 
 
 def _with_people(found: Comparison, people: People) -> Comparison:
     """How well each measure agrees with people, and the hybrid.
 
-    The measure's difference within a pair of pictures is set beside the mean vote on the pair (Kendall's tau-b). Each
-    measure is then taken in standard deviations of its pictures, each weighs max(tau, 0), people's strengths weigh 1,
-    and the hybrid is the weighted mean for each run. A measure that people do not bear out has no say.
+    Within each pair of pictures a measure's difference is set beside the mean vote, both ways round, for which picture
+    is called the first is chance: Kendall's tau-b (scipy). p is of no concordance, by flipping signs of prompts.
+    The hybrid is the share of pairs that a run wins: each pair's vote is the mean of people's (weight 1, where there is
+    one) and of each measure's (1 for the better picture), which weighs max(tau, 0) over the rows of its kind. A measure
+    that people do not bear out has no say.
     """
     from scipy.stats import kendalltau
 
@@ -213,20 +216,30 @@ def _with_people(found: Comparison, people: People) -> Comparison:
     votes = [v for v in people.pairs if v.key in place]
     if not votes:
         return replace(found, people=people)
+    liked = np.array([v.mean for v in votes])
+    a, b, k = (np.array(x) for x in zip(*((run[v.first], run[v.second], place[v.key]) for v in votes), strict=True))
+    kinds = [row.kind for row in found.rows]
     agreement = []
     for row in found.rows:
-        sign = 1 if row.more_is_better else -1
-        value = row.values * sign
-        mine = [value[run[v.first], place[v.key]] - value[run[v.second], place[v.key]] for v in votes]
-        found_tau: Any = kendalltau(mine, [v.mean for v in votes]) if len(votes) > 1 else (0.0, 1.0)
-        tau, p = map(float, found_tau) if np.isfinite(found_tau[0]) else (0.0, 1.0)
-        agreement.append(Agreement(row.name, tau, p, len(votes), max(tau, 0.0)))
-    strengths = {s.method: s.value for s in people.strengths}
-    total = np.array([strengths[name] for name in found.names], dtype=float)
-    total = (total - total.mean()) / (total.std() or 1.0)
-    weight = 1.0
-    for row, agrees in zip(found.rows, agreement, strict=True):
-        spread = float(row.values.std()) or 1.0
-        scaled = (row.values.mean(1) - row.values.mean()) / spread * (1 if row.more_is_better else -1)
-        total, weight = total + agrees.weight * scaled, weight + agrees.weight
-    return replace(found, people=people, agreement=tuple(agreement), hybrid=tuple(float(v) for v in total / weight))
+        own = (row.values[a, k] - row.values[b, k]) * (1 if row.more_is_better else -1)
+        rank: Any = kendalltau(np.concatenate([own, -own]), np.concatenate([liked, 1 - liked]))
+        tau = float(rank[0]) if np.isfinite(rank[0]) else 0.0
+        concordance = unit_means(np.sign(own) * (2 * liked - 1), [v.key[0] for v in votes])
+        agreement.append(Agreement(row.name, tau, sign_flip(concordance), len(votes),
+                                   max(tau, 0.0) / kinds.count(row.kind)))  # fmt: skip
+    said = {(i, j, place_): mean for i, j, place_, mean in zip(a, b, k, liked, strict=True)}
+    won = np.zeros(len(found.names))
+    for i, j in combinations(range(len(found.names)), 2):
+        total, weight = np.zeros(len(found.keys)), np.zeros(len(found.keys))
+        for row, agrees in zip(found.rows, agreement, strict=True):
+            better = np.sign(row.values[i] - row.values[j]) * (1 if row.more_is_better else -1)
+            total, weight = total + agrees.weight * (1 + better) / 2, weight + agrees.weight
+        for q in range(len(found.keys)):
+            vote = said.get((i, j, q), 1 - said[j, i, q] if (j, i, q) in said else None)
+            if vote is not None:
+                total[q], weight[q] = total[q] + vote, weight[q] + 1
+        known = weight > 0
+        first = float((total[known] / weight[known]).mean())
+        won += np.array([first if x == i else 1 - first if x == j else 0.0 for x in range(len(won))])
+    shares = tuple(float(v) for v in won / (len(won) - 1))
+    return replace(found, people=people, agreement=tuple(agreement), hybrid=shares)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ..training.photos import SubjectSet, photo_from_tensor
-from .duplicates import Thresholds, compare
+from .duplicates import Thresholds, compare, find_matches
 
 SSCD_THRESHOLD = 0.75  # Pizzi et al., "A Self-Supervised Descriptor for Image Copy Detection", CVPR 2022: precision .9
 SMALLEST = 128  # pixels of the shorter side from which on local features can tell
-_LOOKED_AT = 24  # pictures, the nearest ones, that are compared by local features
+_MISSES = 24  # pictures in a row, from the nearest on, that hold no photo before the search by local features ends
+_LEAST_PAIRS = 3
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class PixelCopy:
 
 def copy_check(nearest: Tensor, real: Tensor, encoder: str) -> Copies | None:
     """nearest: similarity [B] of each picture to its nearest train photo. real: similarities [P] of pairs of different
-    photos of the subject, of which the highest is the threshold; for SSCD it is .75. None without either.
+    photos of the subject, of which the highest is the threshold; for SSCD it is .75. None with fewer than three pairs.
     """
     if encoder.startswith("SSCD"):
         threshold, basis = SSCD_THRESHOLD, "SSCD's own for a precision of .9"
-    elif len(real):
+    elif len(real) >= _LEAST_PAIRS:
         threshold, basis = float(real.max()), f"the nearest two of {len(real)} pairs of different photos of the subject"
     else:
         return None
@@ -64,18 +65,30 @@ def copy_check(nearest: Tensor, real: Tensor, encoder: str) -> Copies | None:
     )  # fmt: skip
 
 
-def real_pairs(train: SubjectSet, seen: Tensor, unseen: Tensor) -> Tensor:
-    """Similarities [P] of pairs of different photos: train with train, near-duplicates left out, and with held-out.
+def same_shots(train: SubjectSet, held_out: SubjectSet) -> dict[tuple[str, str], str]:
+    """Pairs of photos (SHA-256) that are near-duplicates or of one shoot, and which of the two."""
+    photos = (*train.photos, *held_out.photos)
+    return {(photos[i].sha256, photos[j].sha256): match.kind for (i, j), match in find_matches(photos).items()
+            if match.kind}  # fmt: skip
 
-    seen, unseen: features [N, D] of train and held-out photos.
+
+def real_pairs(
+    train: SubjectSet, held_out: SubjectSet, seen: Tensor, unseen: Tensor, together: dict[tuple[str, str], str]
+) -> Tensor:
+    """Similarities [P] of pairs of different photos, one or both of them to train on.
+
+    Pairs of one shoot are left out where three others remain, near-duplicates always. seen, unseen: features [N, D] of
+    train and held-out photos. together: see same_shots.
     """
-    groups = train.certificate.groups if train.certificate else ()
-    together = {(a, b) for group in groups for a in group for b in group}
-    hashes = [photo.sha256 for photo in train.photos]
-    similar = seen @ seen.T
-    pairs = [similar[i, j] for i in range(len(hashes)) for j in range(i) if hashes[i] != hashes[j]
-             and (hashes[i], hashes[j]) not in together]  # fmt: skip
-    return torch.cat([torch.stack(pairs) if pairs else similar.new_zeros(0), (seen @ unseen.T).flatten()])
+    hashes = [photo.sha256 for photo in (*train.photos, *held_out.photos)]
+    similar = seen @ torch.cat([seen, unseen]).T
+    by_kind: dict[str, list[Tensor]] = {"": [], "same_shoot": [], "duplicate": []}
+    for i in range(len(train)):
+        for j in range(i + 1, len(hashes)):
+            same = hashes[i] == hashes[j]
+            by_kind["duplicate" if same else together.get((hashes[i], hashes[j]), "")].append(similar[i, j])
+    apart = by_kind[""] if len(by_kind[""]) >= _LEAST_PAIRS else by_kind[""] + by_kind["same_shoot"]
+    return torch.stack(apart) if apart else similar.new_zeros(0)
 
 
 def pixel_copies(images: Tensor, to_train: Tensor, train: SubjectSet) -> list[PixelCopy] | None:
@@ -86,11 +99,15 @@ def pixel_copies(images: Tensor, to_train: Tensor, train: SubjectSet) -> list[Pi
     """
     if min(images.shape[-2:]) < SMALLEST:
         return None
-    found, limits = [], Thresholds()
-    for i in to_train.max(1).values.argsort(descending=True)[:_LOOKED_AT].tolist():
+    found, limits, misses = [], Thresholds(), 0
+    for i in to_train.max(1).values.argsort(descending=True).tolist():
+        if misses >= _MISSES:
+            break
         photo = train.photos[int(to_train[i].argmax())]
         match = compare(photo_from_tensor(images[i].movedim(0, -1), "picture"), photo, limits)
+        misses += 1
         if match.kind == "duplicate":
+            misses = 0
             found.append(PixelCopy(i, photo.sha256, match.inliers, round(match.correlation, 4)))
     return found
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
-from .preprocessing import Preprocessing, of_folder
+from .preprocessing import IMAGENET, Preprocessing, of_folder
 
 EFFICIENTNET = "efficientnet-lite0"
 _DEMO = Path(__file__).parents[1] / "assets" / "demo"
@@ -175,8 +175,7 @@ def sscd_file(path: Path) -> TorchEncoder:
         module.load_state_dict({name.removeprefix("backbone."): tensor for name, tensor in source.items()})
     except (RuntimeError, AttributeError) as error:
         raise AttractorError(f"{path}: not SSCD's ResNet-50 weights; get sscd_disc_mixup.torchvision.pt.") from error
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return TorchEncoder("SSCD", file_sha256(path), module, Preprocessing(320, 320, mean, std, whole=True), module)
+    return TorchEncoder("SSCD", file_sha256(path), module, Preprocessing(320, 320, *IMAGENET, whole=True), module)
 
 
 class _GeneralisedMean(torch.nn.Module):

@@ -68,6 +68,7 @@ def render(report: Report) -> str:
         verdict=report.verdict,
         scores=report.scores,
         regions=any(s.region != "whole" for s in report.scores),
+        limits_of=list(dict.fromkeys(f"{s.stamp['encoder']}: {s.copies.basis}" for s in report.scores if s.copies)),
         gallery=any(s.retrieval for s in report.scores),
         card=concept.run_card if concept else {},
         settings=(concept.run_card.get("settings") or {}) if concept else {},

@@ -10,7 +10,9 @@ import numpy as np
 
 _DRAWS = 1000
 _PASSED = 0.75  # of the catch pairs that an attentive rater answers right
-_ROUNDS = 10_000
+_ROUNDS = 2000
+_LEAST_PROMPTS = 8
+_TRACE = 0.05  # of a win, where none of the added ones was drawn
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class People:
-    """raters: who counts, votes: theirs; left_out: raters who failed the catch pairs. alpha: Krippendorff's, None with
-    one rater. strengths: best first.
+    """raters: who counts, votes: theirs; left_out: raters who failed the catch pairs. alpha: Krippendorff's; agreed:
+    the share of two raters' answers to one pair that are the same; None where no pair was answered twice. strengths:
+    best first.
     """
 
     question: str
@@ -62,6 +65,7 @@ class People:
     votes: int
     ties: int
     alpha: float | None
+    agreed: float | None
     strengths: tuple[Strength, ...]
     pairs: tuple[Pair, ...]
 
@@ -81,9 +85,15 @@ class People:
         for s in self.strengths:
             sure = "" if s.low is None or s.high is None else f" [{s.low:+.2f}, {s.high:+.2f}]"
             lines.append(f"  {s.method}: strength {s.value:+.2f}{sure}")
-        agree = "one rater: agreement cannot be said" if self.alpha is None else (
-            f"Krippendorff's alpha {self.alpha:.2f} (1: all agree, 0: as by chance)")  # fmt: skip
-        return "\n".join([*lines, f"  {agree}"])
+        return "\n".join([*lines, f"  {self.agreement_text}"])
+
+    @property
+    def agreement_text(self) -> str:
+        """How far raters agree."""
+        if self.agreed is None:
+            return "No pair was answered by two people, so how far they agree cannot be said"
+        alpha = "" if self.alpha is None else f", Krippendorff's alpha {self.alpha:.2f} (1: all agree, 0: as by chance)"
+        return f"Two people gave the same answer to a pair in {self.agreed:.0%} of the cases{alpha}"
 
 
 def count(votes: Sequence[Vote], methods: Sequence[str], question: str, seed: int = 0) -> People:
@@ -98,7 +108,7 @@ def count(votes: Sequence[Vote], methods: Sequence[str], question: str, seed: in
     pairs = _pairs(counted)
     return People(
         question, tuple(methods), raters, tuple(sorted(left_out)), len(counted), sum(v.value == 0.5 for v in counted),
-        _agreement(counted, raters), _strengths(counted, methods, seed), pairs,
+        *_agreement(counted, raters), _strengths(counted, methods, seed), pairs,
     )  # fmt: skip
 
 
@@ -141,7 +151,11 @@ def krippendorff_alpha(answers: np.ndarray) -> float | None:
 
 
 def _strengths(votes: Sequence[Vote], methods: Sequence[str], seed: int) -> tuple[Strength, ...]:
-    """With half a win added both ways, and intervals by drawing prompts anew, all votes of a prompt together."""
+    """With half a win added both ways, and intervals by drawing prompts anew, all votes of a prompt together.
+
+    Two made-up prompts carry the added wins, one for each way round, and are drawn with the others: else votes that all
+    go one way would be certain to all digits. Of fewer than eight prompts no interval is given.
+    """
     place = {method: i for i, method in enumerate(methods)}
     by_prompt: dict[str, np.ndarray] = {}
     for vote in votes:
@@ -151,12 +165,13 @@ def _strengths(votes: Sequence[Vote], methods: Sequence[str], seed: int) -> tupl
         wins[j, i] += 1 - vote.value
     if not by_prompt:
         return tuple(Strength(method, 0.0, None, None) for method in methods)
-    tables = np.stack(list(by_prompt.values()))
-    value = bradley_terry(tables.sum(0), 0.5)
+    upper = 0.5 * np.triu(np.ones((len(methods), len(methods))), 1)
+    tables = np.stack([*by_prompt.values(), upper, upper.T])
+    value = bradley_terry(tables.sum(0))
     low = high = [None] * len(methods)
-    if len(tables) > 1:
+    if len(by_prompt) >= _LEAST_PROMPTS:
         rng = np.random.default_rng((seed, len(tables)))
-        drawn = bradley_terry(tables[rng.integers(len(tables), size=(_DRAWS, len(tables)))].sum(1), 0.5)
+        drawn = bradley_terry(tables[rng.integers(len(tables), size=(_DRAWS, len(tables)))].sum(1), _TRACE)
         low, high = np.quantile(drawn, [0.025, 0.975], axis=0).tolist()
     found = [Strength(m, float(value[i]), low[i], high[i]) for m, i in place.items()]
     return tuple(sorted(found, key=lambda s: -s.value))
@@ -170,9 +185,20 @@ def _pairs(votes: Sequence[Vote]) -> tuple[Pair, ...]:
                  for (key, first, second), values in by_pair.items())  # fmt: skip
 
 
-def _agreement(votes: Sequence[Vote], raters: Sequence[str]) -> float | None:
-    pairs = list(dict.fromkeys((v.key, v.first, v.second) for v in votes))
+def _agreement(votes: Sequence[Vote], raters: Sequence[str]) -> tuple[float | None, float | None]:
+    """Krippendorff's alpha and the raw agreement of two raters.
+
+    Every other pair is turned round first: which of its pictures is called the first is chance, and where one method
+    wins nearly always, all answers would be one and the same.
+    """
+    pairs = {where: i for i, where in enumerate(dict.fromkeys((v.key, v.first, v.second) for v in votes))}
+    place = {rater: i for i, rater in enumerate(raters)}
     answers = np.full((len(raters), len(pairs)), -1)
     for vote in votes:
-        answers[raters.index(vote.rater), pairs.index((vote.key, vote.first, vote.second))] = round(2 * vote.value)
-    return krippendorff_alpha(answers)
+        i = pairs[vote.key, vote.first, vote.second]
+        answers[place[vote.rater], i] = round(2 * (vote.value if i % 2 else 1 - vote.value))
+    counts = np.stack([(answers == value).sum(0) for value in range(3)]) if len(raters) else np.zeros((3, 0))
+    given = counts.sum(0)
+    twice = (given * (given - 1)).sum()
+    agreed = float((counts * (counts - 1)).sum() / twice) if twice else None
+    return krippendorff_alpha(answers), agreed

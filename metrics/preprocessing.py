@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -74,7 +74,7 @@ def of_folder(path: Path, model: Any) -> Preprocessing:
         size = {"shortest_edge": size} if is_clip else {"height": size}
     whole = "shortest_edge" not in size and not stored.get("do_center_crop", False)
     resize = size["shortest_edge"] if "shortest_edge" in size else size.get("height", side)
-    mean, std = _CLIP if is_clip else _IMAGENET
+    mean, std = _CLIP if is_clip else IMAGENET
     return Preprocessing(
         int(resize), int(resize if whole else crop), tuple(stored.get("image_mean", mean)),
         tuple(stored.get("image_std", std)), whole, resample=Image.Resampling(stored.get("resample", 3)),

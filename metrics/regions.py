@@ -34,7 +34,8 @@ def only(region: str, images: Tensor, masks: Tensor) -> Tensor:
         weight = masks[:, None]
     else:
         room = max(1, round(_ROOM * max(images.shape[-2:])))
-        weight = 1 - F.max_pool2d(masks[:, None], 2 * room + 1, stride=1, padding=room)
+        grown = F.max_pool2d(masks[:, None], (2 * room + 1, 1), stride=1, padding=(room, 0))
+        weight = 1 - F.max_pool2d(grown, (1, 2 * room + 1), stride=1, padding=(0, room))
     return images * weight + _GREY * (1 - weight)
 
 

@@ -104,7 +104,7 @@ class Report:
     def _image_lines(self, s: Score) -> list[str]:
         lines = [f"similarity to held-out photos {number(s.held_out)} (floor {number(s.floor)}, ceiling "
                  f"{number(s.ceiling)}); to train photos {number(s.train)}; memorisation gap "
-                 f"{number(s.memorisation_gap)}"]  # fmt: skip
+                 f"{number(s.memorisation_gap) if s.gap is None else sure(s.gap)}"]  # fmt: skip
         if s.over_floor is not None:
             lines.append(f"above the floor by {sure(s.over_floor)}")
         if s.leak is not None:
@@ -122,7 +122,7 @@ class Report:
     def _text_lines(self, s: Score) -> list[str]:
         word = self.generations.class_word
         lines = [f"similarity to the prompt, read with {word!r} for <subject>: {number(s.text)} (base model "
-                 f"{number(s.floor)}, other prompts {number(s.chance)})"]  # fmt: skip
+                 f"{number(s.floor)}); to the other prompts {number(s.chance)} ({number(s.chance_floor)})"]  # fmt: skip
         return lines if s.over_floor is None else [*lines, f"above the floor by {sure(s.over_floor)}"]
 
 
@@ -145,11 +145,9 @@ def read_report(path: Path) -> dict:
 
 def sure(found: Difference) -> str:
     """A difference with its interval in words."""
-    if found.low is None or found.high is None or found.p is None:
-        return f"{found.mean:+.3f} (one prompt: how sure that is cannot be said)"
-    family = "" if found.adjusted is None else f" ({found.adjusted:.3f} in the family of this report's tests)"
-    between = f"[{found.low:+.3f}, {found.high:+.3f}]"
-    return f"{found.mean:+.3f} {between}, p {found.p:.3f}{family}, over {found.units} prompts"
+    if found.low is None:
+        return f"{found} (one prompt: how sure that is cannot be said)"
+    return f"{found}, over {found.units} prompts"
 
 
 def number(value: float | None) -> str:

@@ -16,14 +16,15 @@ from torch import Tensor
 from ..attractor.errors import AttractorError
 from ..attractor.prompts import spoken
 from ..training.photos import Photo, SubjectSet
-from .copies import Copies, copy_check, pixel_copies, real_pairs
+from .copies import SMALLEST, Copies, copy_check, pixel_copies, real_pairs, same_shots
+from .duplicates import cross_matches
 from .encoders import Encoder
 from .gallery import Retrieval, retrieve
 from .generations import Generations
-from .regions import Finder, mask_of, masks_of, only, shift
+from .regions import REGIONS, Finder, mask_of, masks_of, only, shift
 from .report import Report
 from .splits import check_disjoint
-from .statistics import Difference, holm, paired
+from .statistics import Difference, family, paired
 
 _AT_ONCE = 32  # pictures that are prepared at a time
 
@@ -38,7 +39,8 @@ class Score:
     of 1 - cosine between seeds of one prompt, leak (background only) how far backgrounds moved toward the train
     photos', copies the copy check, retrieval the ranks among look-alikes.
     kind "text": text is the similarity of picture and prompt, with the class word in the subject's place, floor the
-    same for the base model, chance that of pictures and the other prompts (None with one prompt).
+    same for the base model, chance and chance_floor those of pictures and the other prompts, follows and follows_floor
+    the differences of the two (None with one prompt).
     over_floor: what the pictures are above the base model's of the same prompts and seeds, with prompts as units.
     What needs the base model's pictures is None without them.
     """
@@ -53,6 +55,9 @@ class Score:
     floor: float | None = None
     text: float | None = None
     chance: float | None = None
+    chance_floor: float | None = None
+    follows: Difference | None = None
+    follows_floor: Difference | None = None
     pictures: list[dict] = field(default_factory=list)
     over_floor: Difference | None = None
     gap: Difference | None = None
@@ -72,6 +77,15 @@ class _Seen:
     train: Tensor
     held_out: Tensor
     others: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """Of pictures and base [B, H, W], and of photos by SHA-256."""
+
+    pictures: Tensor
+    base: Tensor | None
+    photos: dict[str, Tensor]
 
 
 def score(
@@ -94,13 +108,16 @@ def score(
     _check_unseen(generations, held_out)
     _check_others(look_alikes, train, held_out)
     nearest = check_disjoint(train, held_out)
-    masks = (None, None) if find is None else (
-        masks_of(generations.images, find), masks_of(base.images, find) if base is not None else None)  # fmt: skip
+    found = None if find is None else _Masks(
+        masks_of(generations.images, find), masks_of(base.images, find) if base is not None else None,
+        {photo.sha256: mask_of(photo, find) for photo in (*train.photos, *held_out.photos, *look_alikes)},
+    )  # fmt: skip
+    together = same_shots(train, held_out)
     scores, pixels, looked = [], None, False
     for encoder in encoders:
-        for region in ("whole",) if find is None else ("whole", "subject", "background"):
-            seen = _look(encoder, region, generations, base, train, held_out, look_alikes, masks, find)
-            scores.append(_image_score(encoder, region, seen, generations, train))
+        for region in REGIONS[:1] if found is None else REGIONS:
+            seen = _look(encoder, region, generations, base, train, held_out, look_alikes, found)
+            scores.append(_image_score(encoder, region, seen, generations, train, held_out, together))
             if region == "whole" and encoder.has_text:
                 scores.append(_text_score(encoder, seen, generations))
             if region == "whole" and not looked:
@@ -111,14 +128,15 @@ def score(
 
 def _look(
     encoder: Encoder, region: str, generations: Generations, base: Generations | None, train: SubjectSet,
-    held_out: SubjectSet, others: Sequence[Photo], masks: tuple[Tensor | None, Tensor | None], find: Finder | None,
+    held_out: SubjectSet, others: Sequence[Photo], masks: _Masks | None,
 ) -> _Seen:  # fmt: skip
+    of_photos = masks.photos if masks and region != "whole" else None
     return _Seen(
-        picture_features(encoder, generations.images, region, masks[0]),
-        picture_features(encoder, base.images, region, masks[1]) if base is not None else None,
-        photo_features(encoder, train.photos, region, find),
-        photo_features(encoder, held_out.photos, region, find),
-        photo_features(encoder, others, region, find) if others and region != "background" else None,
+        picture_features(encoder, generations.images, region, masks.pictures if masks else None),
+        picture_features(encoder, base.images, region, masks.base if masks else None) if base is not None else None,
+        photo_features(encoder, train.photos, region, of_photos),
+        photo_features(encoder, held_out.photos, region, of_photos),
+        photo_features(encoder, others, region, of_photos) if others and region != "background" else None,
     )
 
 
@@ -126,19 +144,19 @@ def picture_features(
     encoder: Encoder, images: Tensor, region: str = "whole", masks: Tensor | None = None
 ) -> Tensor:
     """Features [B, D] of a region of pictures [B, 3, H, W]. masks: [B, H, W], needed but for the whole."""
-    if masks is None:
+    if masks is None or region == "whole":
         return encoder.images(images)
     parts = zip(images.split(_AT_ONCE), masks.split(_AT_ONCE), strict=True)
     return torch.cat([encoder.images(only(region, part, mask)) for part, mask in parts])
 
 
 def photo_features(
-    encoder: Encoder, photos: Sequence[Photo], region: str = "whole", find: Finder | None = None
+    encoder: Encoder, photos: Sequence[Photo], region: str = "whole", masks: dict[str, Tensor] | None = None
 ) -> Tensor:
-    """Features [N, D] of photos of any sizes; the last are kept, by photo, mask and encoder."""
+    """Features [N, D] of photos of any sizes; the last are kept, by photo, mask and encoder. masks: by SHA-256."""
     found = []
     for photo in photos:
-        mask = mask_of(photo, find) if region != "whole" and find is not None else None
+        mask = masks[photo.sha256] if masks is not None else None
         shape = hashlib.sha256(mask.numpy().tobytes()).hexdigest() if mask is not None else ""
         key = (photo.sha256, photo.size, region, shape, *sorted(encoder.stamp.items()))
         if key not in _KEPT:
@@ -167,8 +185,13 @@ def _check_unseen(generations: Generations, held_out: SubjectSet) -> None:
 
 
 def _check_others(look_alikes: Sequence[Photo], train: SubjectSet, held_out: SubjectSet) -> None:
-    own = {photo.sha256 for photo in (*train.photos, *held_out.photos)}
-    twice = [photo.name for photo in look_alikes if photo.sha256 in own]
+    if not look_alikes:
+        return
+    large = min(min(photo.size) for photo in look_alikes) >= SMALLEST  # small ones look alike to local features
+    own = (*train.photos, *held_out.photos)
+    copies = {m.a for m in cross_matches(tuple(look_alikes), own) if m.kind == "duplicate"} if large else set()
+    known = {photo.pixels.numpy().tobytes() for photo in own}
+    twice = [p.name for p in look_alikes if p.name in copies or p.pixels.numpy().tobytes() in known]
     if twice:
         raise AttractorError(f"look_alikes: {', '.join(twice)} is a photo of the subject itself. Give others' photos.")
 
@@ -191,7 +214,10 @@ def _check_pair(generations: Generations, base: Generations) -> None:
         )
 
 
-def _image_score(encoder: Encoder, region: str, seen: _Seen, generations: Generations, train: SubjectSet) -> Score:
+def _image_score(
+    encoder: Encoder, region: str, seen: _Seen, generations: Generations, train: SubjectSet, held_out: SubjectSet,
+    together: dict[tuple[str, str], str],
+) -> Score:  # fmt: skip
     to_train, to_held = seen.pictures @ seen.train.T, seen.pictures @ seen.held_out.T
     excess = to_train.mean(1) - to_held.mean(1)
     floor = over = gap = moved = None
@@ -215,7 +241,7 @@ def _image_score(encoder: Encoder, region: str, seen: _Seen, generations: Genera
         }
         for i, item in enumerate(generations.items)
     ]
-    real = real_pairs(train, seen.train, seen.held_out)
+    real = real_pairs(train, held_out, seen.train, seen.held_out, together)
     return Score(
         "image", encoder.stamp, region, held_out=float(to_held.mean()), train=float(to_train.mean()),
         memorisation_gap=more if seen.base is not None else None,
@@ -238,20 +264,29 @@ def _text_score(encoder: Encoder, seen: _Seen, generations: Generations) -> Scor
     distinct = list(dict.fromkeys(prompts))
     own = torch.tensor([distinct.index(prompt) for prompt in prompts])
     texts = encoder.texts(distinct)
-    to_all = seen.pictures @ texts.T
-    values = to_all.gather(1, own[:, None])[:, 0]
+    values, others = _own_and_others(seen.pictures, texts, own)
     rows = [
         {"prompt": item.prompt, "seed": item.seed, "text": round(float(v), 5)}
         for item, v in zip(generations.items, values, strict=True)
     ]
-    floor = over = chance = None
-    if len(distinct) > 1:
-        chance = float((to_all.sum(1) - values).mean() / (len(distinct) - 1))
-    if seen.base is not None:
-        plain = (seen.base * texts[own]).sum(-1)
-        floor, over = float(plain.mean()), _over(values, plain, generations)
-    return Score("text", encoder.stamp, text=float(values.mean()), floor=floor, chance=chance, pictures=rows,
-                 over_floor=over)  # fmt: skip
+    found = Score("text", encoder.stamp, text=float(values.mean()), pictures=rows)
+    if others is not None:
+        found = replace(found, chance=float(others.mean()), follows=_over(values, others, generations))
+    if seen.base is None:
+        return found
+    plain, plain_others = _own_and_others(seen.base, texts, own)
+    found = replace(found, floor=float(plain.mean()), over_floor=_over(values, plain, generations))
+    if plain_others is None:
+        return found
+    return replace(found, chance_floor=float(plain_others.mean()),
+                   follows_floor=_over(plain, plain_others, generations))  # fmt: skip
+
+
+def _own_and_others(pictures: Tensor, texts: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Similarity of each picture to its own prompt, and its mean to the others; None where there are none."""
+    to_all = pictures @ texts.T
+    values = to_all.gather(1, own[:, None])[:, 0]
+    return values, (to_all.sum(1) - values) / (len(texts) - 1) if len(texts) > 1 else None
 
 
 def _in_order_of(base: Generations, generations: Generations) -> Generations:
@@ -268,10 +303,9 @@ def _over(values: Tensor, floor: Tensor, generations: Generations) -> Difference
 def _one_family(scores: list[Score]) -> list[Score]:
     """The scores with p adjusted for all tests of the report."""
     places = [(i, name) for i, s in enumerate(scores) for name in ("over_floor", "gap", "leak")
-              if (found := getattr(s, name)) is not None and found.p is not None]  # fmt: skip
-    adjusted = holm([getattr(scores[i], name).p for i, name in places])
-    for (i, name), p in zip(places, adjusted, strict=True):
-        scores[i] = replace(scores[i], **{name: replace(getattr(scores[i], name), adjusted=p)})
+              if getattr(s, name) is not None]  # fmt: skip
+    for (i, name), found in zip(places, family([getattr(scores[i], name) for i, name in places]), strict=True):
+        scores[i] = replace(scores[i], **{name: found})
     return scores
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,18 @@ class Difference:
     effect: float | None
     units: int
     adjusted: float | None = None
+
+    @property
+    def certain_p(self) -> float | None:
+        """p in its family, or by itself where it is alone."""
+        return self.p if self.adjusted is None else self.adjusted
+
+    def __str__(self) -> str:
+        """With interval and p, as far as they are known."""
+        if self.low is None or self.high is None or self.certain_p is None:
+            return f"{self.mean:+.3f}"
+        name = "p" if self.adjusted is None else "corrected p"
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}], {name} {self.certain_p:.3f}"
 
 
 def paired(first: Sequence[float], second: Sequence[float], units: Sequence[Hashable]) -> Difference:
@@ -94,6 +106,12 @@ def holm(p: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
         adjusted[i] = highest
     return adjusted
+
+
+def family(found: Sequence[Difference]) -> list[Difference]:
+    """The differences with p adjusted for all of them as one family of tests."""
+    adjusted = iter(holm([d.p for d in found if d.p is not None]))
+    return [d if d.p is None else replace(d, adjusted=next(adjusted)) for d in found]
 
 
 def coverage(units: int, worlds: int = 1000, seed: int = 0) -> float:

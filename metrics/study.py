@@ -1,7 +1,9 @@
 """A blind study: pairs of pictures that people choose from, kept in a folder with the votes in SQLite.
 
-A study's folder holds study.json (what is asked, and which picture is whose), pictures/ and votes.db. Its name is a
-hash of all that, so that the same pictures and question are the same study, and their votes are found again.
+A study's folder holds study.json (what is asked, and which picture is whose), names.json (what the runs are called),
+pictures/ and votes.db. Its name is a hash of pictures, question and choice of pairs, so that the same pictures and
+question are the same study, whatever the runs are called, and their votes are found again. The folder must lie where no
+server gives out files: what voters may see goes through Study.
 """
 
 from __future__ import annotations
@@ -12,13 +14,12 @@ import re
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from ..attractor.prompts import spoken
+from ..training.concept import write_beside
 from ..training.photos import Photo
 from .generations import Generations, to_picture
 from .people import People, Vote, count
@@ -40,6 +42,7 @@ _OTHER_SIDE = {"left": "right", "right": "left"}
 _ID, _TOKEN, _RATER = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{24}"), re.compile(r"[A-Za-z0-9_-]{8,64}")
 _SPOILT_TILES = 4  # a side
 _REFERENCES = 4
+_SEEN = 0.02  # mean difference of a spoilt picture from the whole one, from which on anybody sees it
 _TABLE = """CREATE TABLE IF NOT EXISTS votes (
     rater TEXT NOT NULL, item INTEGER NOT NULL, choice TEXT NOT NULL CHECK (choice IN ('left', 'right', 'tie')),
     seconds REAL NOT NULL, at TEXT NOT NULL, PRIMARY KEY (rater, item))"""
@@ -61,34 +64,29 @@ def create(
         if sorted(run.keys) != sorted(runs[0].keys):
             raise AttractorError(f"{name} was painted with other prompts or seeds than {names[0]}: paint all runs of a "
                                  "study with the same.")
-    pictures = {(name, key): image for name, run in zip(names, runs, strict=True)
-                for key, image in zip(run.keys, run.images, strict=True)}  # fmt: skip
+    pictures = [dict(zip(run.keys, run.images, strict=True)) for run in runs]
     rng = np.random.default_rng(seed)
     items: list[dict] = []
     files: dict[str, Tensor] = {}
 
     def add(image: Tensor) -> str:
-        token = hashlib.sha256((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes()).hexdigest()[:24]
-        files[token] = image
-        return token
+        eight_bit = (image.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+        digest = hashlib.sha256(eight_bit.numpy().tobytes()).hexdigest()
+        files[digest] = image
+        return digest
 
-    for key, first, second in _chosen(runs[0].keys, list(combinations(names, 2)), most, rng):
-        a, b = add(pictures[first, key]), add(pictures[second, key])
+    for key, first, second in _chosen(runs[0].keys, list(combinations(range(len(runs)), 2)), most, rng):
+        a, b = add(pictures[first][key]), add(pictures[second][key])
         items.append({"prompt": key[0], "seed": key[1], "first": first, "second": second, "pictures": [a, b]})
-    for i in rng.permutation(len(items))[: max(2, len(items) // 10)]:
-        item = items[i]
-        whole = files[item["pictures"][0]]
-        pair = [item["pictures"][0], add(_spoil(whole, rng))]
-        items.append({**item, "second": item["first"], "pictures": pair, "catch": True})
-    word = runs[0].class_word or "subject"
+    items += _catches(items, files, add, rng)
     shown = [add(_small(photo.pixels)) for photo in references[:_REFERENCES]] if question != "prompt" else []
-    manifest = {"format": 1, "question": question, "word": word, "methods": list(names), "references": shown,
-                "items": items}  # fmt: skip
-    text = json.dumps(manifest, indent=1, sort_keys=True)
-    folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
+    manifest = {"format": 1, "question": question, "references": shown, "items": items}
+    folder = root / hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
     if not (folder / "study.json").is_file():
-        _write(folder, text, files)
-    return Study(folder, manifest)
+        _write(folder, manifest, files)
+    named = {"methods": list(names), "word": runs[0].class_word or "subject"}
+    write_beside(folder / "names.json", lambda path: path.write_text(json.dumps(named), encoding="utf-8"))
+    return open_study(root, folder.name)
 
 
 def open_study(root: Path, name: str) -> Study:
@@ -96,7 +94,19 @@ def open_study(root: Path, name: str) -> Study:
     folder = root / name
     if not _ID.fullmatch(name) or not (folder / "study.json").is_file():
         raise AttractorError("There is no study of this address. Open the link that the Study node gives.")
-    return Study(folder, json.loads((folder / "study.json").read_text(encoding="utf-8")))
+    manifest, named = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("study.json", "names.json"))
+    return Study(folder, manifest, tuple(named["methods"]), named["word"])
+
+
+def others_with_votes(root: Path, study: Study) -> list[str]:
+    """Ids of other studies that ask the same of the same prompts and have votes: this one may be theirs, changed."""
+    prompts, found = {item["prompt"] for item in study.manifest["items"]}, []
+    for path in sorted(root.glob("*/votes.db")):
+        other = open_study(root, path.parent.name) if path.parent.name != study.id else None
+        if other and other.manifest["question"] == study.manifest["question"] and other.result().votes:
+            if {item["prompt"] for item in other.manifest["items"]} == prompts:
+                found.append(other.id)
+    return found
 
 
 def state_of(root: Path) -> str:
@@ -105,30 +115,36 @@ def state_of(root: Path) -> str:
     return ";".join(f"{p.parent.name}/{p.name}:{p.stat().st_mtime_ns}:{p.stat().st_size}" for p in found)
 
 
+class VotesError(AttractorError):
+    """The votes cannot be read or written; the message has a path in it, which is not for voters."""
+
+
 @dataclass(frozen=True)
 class Study:
-    """A study's folder and what its study.json holds."""
+    """A study's folder, what its study.json holds, what the runs are called, and what the subject is."""
 
     folder: Path
     manifest: dict
+    names: tuple[str, ...]
+    word: str
 
     @property
     def id(self) -> str:
         """16 hexadecimal digits, the last part of its address."""
         return self.folder.name
 
-    def picture(self, token: str) -> Path:
-        """The file of one of this study's pictures. Raises AttractorError for any other."""
+    def picture(self, token: str) -> bytes:
+        """One of this study's pictures as PNG. Raises AttractorError for any other."""
         if not _TOKEN.fullmatch(token) or token not in self._tokens:
             raise AttractorError("This study has no such picture.")
-        return self.folder / "pictures" / f"{token}.png"
+        return (self.folder / "pictures" / f"{token}.png").read_bytes()
 
     def state(self, rater: str) -> dict:
         """What a rater is shown: the question, and all pairs in this rater's order and sides, with the votes so far."""
         _check_rater(rater)
         with self._votes() as database:
             given: dict[int, str] = dict(database.execute("SELECT item, choice FROM votes WHERE rater = ?", (rater,)))
-        word = self.manifest["word"]
+        word = self.word
         pairs = []
         for item, turned in self._order(rater):
             entry = self.manifest["items"][item]
@@ -144,10 +160,10 @@ class Study:
             "references": self.manifest["references"], "pairs": pairs,
         }  # fmt: skip
 
-    def vote(self, rater: str, position: int, choice: str, seconds: float) -> None:
-        """Keep one vote, on disk before this returns; voting again changes it.
+    def vote(self, rater: str, position: int, choice: str, seconds: float, left: str | None = None) -> None:
+        """Keep one vote, on disk before this returns; voting again changes it. left: the picture that was seen there.
 
-        Raises AttractorError for a rater, position or choice that cannot be.
+        Raises AttractorError for a rater, position or choice that cannot be, or where another picture is on the left.
         """
         _check_rater(rater)
         order = self._order(rater)
@@ -156,6 +172,8 @@ class Study:
         if not 0 <= position < len(order):
             raise AttractorError(f"This study has {len(order)} pairs; there is no pair {position + 1}.")
         item, turned = order[position]
+        if left is not None and left != self.manifest["items"][item]["pictures"][1 if turned else 0]:
+            raise AttractorError("This vote is for another rater's pair. Reload the page.")
         if turned:
             choice = _OTHER_SIDE.get(choice, choice)
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -171,9 +189,9 @@ class Study:
         for rater, item, choice in rows:
             entry = self.manifest["items"][item]
             value = {"left": 1.0, "right": 0.0, "tie": 0.5}[choice]
-            votes.append(Vote(rater, (entry["prompt"], entry["seed"]), entry["first"], entry["second"], value,
-                              bool(entry.get("catch"))))  # fmt: skip
-        return count(votes, self.manifest["methods"], self.manifest["question"])
+            first, second = self.names[entry["first"]], self.names[entry["second"]]
+            votes.append(Vote(rater, (entry["prompt"], entry["seed"]), first, second, value, bool(entry.get("catch"))))
+        return count(votes, self.names, self.manifest["question"])
 
     @property
     def _tokens(self) -> set[str]:
@@ -197,21 +215,48 @@ class Study:
                     yield database
         except sqlite3.Error as error:
             path = self.folder / "votes.db"
-            raise AttractorError(f"{path}: the votes cannot be read or written ({error}).") from error
+            raise VotesError(f"{path}: the votes cannot be read or written ({error}).") from error
 
 
 def _chosen(
-    keys: Sequence[tuple[str, int]], pairs: list[tuple[str, str]], most: int, rng: np.random.Generator
-) -> list[tuple[tuple[str, int], str, str]]:
-    """At most `most` of all pictures' pairs of methods, in turn from each prompt and pair of methods."""
-    heaps: dict[Any, list] = {}
-    for key in keys:
-        for first, second in pairs:
-            heaps.setdefault((key[0], first, second), []).append((key, first, second))
-    queues = [[heap[i] for i in rng.permutation(len(heap))] for heap in heaps.values()]
-    queues = [queues[i] for i in rng.permutation(len(queues))]
-    rounds = [queue[i] for i in range(max(map(len, queues))) for queue in queues if i < len(queue)]
-    return rounds[:most]
+    keys: Sequence[tuple[str, int]], pairs: list[tuple[int, int]], most: int, rng: np.random.Generator
+) -> list[tuple[tuple[str, int], int, int]]:
+    """At most `most` of all pictures' pairs of runs, from each prompt in turn, and within it from each pair of runs."""
+    rounds: list[list] = []
+    prompts = list(dict.fromkeys(prompt for prompt, _ in keys))
+    turn = rng.permutation(len(pairs)).tolist()
+    for place, prompt in enumerate(rng.permutation(len(prompts)).tolist()):
+        own = [key for key in keys if key[0] == prompts[prompt]]
+        seeds = rng.permutation(len(own)).tolist()
+        order = [pairs[turn[(place + i) % len(pairs)]] for i in range(len(pairs))]
+        mine = [(own[i], first, second) for i in seeds for first, second in order]
+        for number, one in enumerate(mine):
+            if number == len(rounds):
+                rounds.append([])
+            rounds[number].append(one)
+    return [one for each in rounds for one in each][:most]
+
+
+def _catches(
+    items: list[dict], files: dict[str, Tensor], add: Callable[[Tensor], str], rng: np.random.Generator
+) -> list[dict]:
+    """Pairs of a picture and the same with its tiles mixed up: a tenth of the pairs, two at least; of pictures on which
+    that shows.
+    """
+    wanted, found = max(2, len(items) // 10), []
+    sides = [(item, side) for item in items for side in (0, 1)]
+    for i in rng.permutation(len(sides)):
+        item, side = sides[i]
+        whole = files[item["pictures"][side]]
+        spoilt = _spoil(whole, rng)
+        if len(found) == wanted:
+            break
+        if float((spoilt - whole[:, : spoilt.shape[1], : spoilt.shape[2]]).abs().mean()) < _SEEN:
+            continue
+        run = item["second" if side else "first"]
+        pair = [item["pictures"][side], add(spoilt)]
+        found.append({**item, "first": run, "second": run, "pictures": pair, "catch": True})
+    return found
 
 
 def _spoil(image: Tensor, rng: np.random.Generator) -> Tensor:
@@ -231,13 +276,20 @@ def _small(pixels: Tensor, side: int = 512) -> Tensor:
     return torch.nn.functional.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
-def _write(folder: Path, text: str, files: dict[str, Tensor]) -> None:
-    """Write the folder beside its place, then rename."""
+def _write(folder: Path, manifest: dict, files: dict[str, Tensor]) -> None:
+    """Write the folder beside its place, then rename.
+
+    Pictures get names with a secret in them, for a hash of its pixels would tell a picture to whoever has it.
+    """
+    secret = secrets.token_hex(16)
+    token = {digest: hashlib.sha256(f"{secret} {digest}".encode()).hexdigest()[:24] for digest in files}
+    items = [{**item, "pictures": [token[d] for d in item["pictures"]]} for item in manifest["items"]]
+    text = json.dumps({**manifest, "references": [token[d] for d in manifest["references"]], "items": items}, indent=1)
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         (staging / "pictures").mkdir(parents=True)
-        for token, image in files.items():
-            to_picture(image).save(staging / "pictures" / f"{token}.png", "PNG")
+        for digest in sorted(files, key=token.__getitem__):
+            to_picture(files[digest]).save(staging / "pictures" / f"{token[digest]}.png", "PNG")
         (staging / "study.json").write_text(text, encoding="utf-8")
         staging.rename(folder)
     except OSError as error:

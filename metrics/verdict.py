@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 GRADES = ("good", "fair", "poor", "copies")  # from best to worst; or unknown
 HALF_WAY = 0.5  # from floor to ceiling, from which on pictures look like the subject
+LITTLE_WAY = 0.25  # of which the interval must fall short before pictures are said not to look like it
+CERTAIN = 0.05  # p, corrected for all tests of the report
 KEPT_WELL, KEPT = 0.8, 0.5  # of what the base model does for a prompt beyond chance
 SOME, MANY = 0.05, 0.25  # of the pictures that look copied
 FEW_PROMPTS, FEW_PHOTOS = 4, 2  # below which nothing general can be said
@@ -66,26 +68,35 @@ def _subject(s: Score | None) -> Answer:
     if over.low is None:
         more = f"{over.mean:+.3f} above the base model"
         return Answer(question, "unknown", f"One prompt is too few to say: {more}.{place}")
+    high = over.high or 0.0
+    furthest = high if way is None or s.ceiling is None else high / (s.ceiling - s.floor)
+    if high <= 0:
+        return Answer(question, "poor", f"Less than the base model does with the class word alone.{place}")
+    if way is not None and furthest < LITTLE_WAY:
+        return Answer(question, "poor", f"Hardly more than the base model does with the class word alone.{place}")
     if over.low <= 0:
-        sign = "Less than" if over.high is not None and over.high < 0 else "No more than"
-        said = f"{sign} the base model does with the class word alone, as far as can be told.{place}"
-        return Answer(question, "poor", said)
-    if way is not None and way < HALF_WAY:
+        said = f"It cannot be told from the base model with the class word alone: {over}.{place}"
+        return Answer(question, "unknown", said)
+    if way is None or way < HALF_WAY:
         return Answer(question, "fair", f"More than the base model does, but it is not there.{place}")
-    return Answer(question, "good" if way is not None else "fair", f"Clearly more than the base model does.{place}")
+    if (over.certain_p or 0) >= CERTAIN:
+        said = f"More than the base model does, though {over.units} prompts are too few to be certain of it.{place}"
+        return Answer(question, "fair", said)
+    return Answer(question, "good", f"Clearly more than the base model does.{place}")
 
 
 def _prompt(s: Score | None) -> Answer:
     question = "Does it follow the prompt?"
     if s is None or s.text is None:
         return Answer(question, "unknown", "Not measured: no text encoder was chosen.")
-    if s.floor is None or s.chance is None:
+    if s.follows is None or s.follows_floor is None:
         missing = "the base model's pictures" if s.floor is None else "a second prompt"
         return Answer(question, "unknown", f"Not known: it needs {missing} to compare with.")
-    if s.floor <= s.chance:
+    base = s.follows_floor
+    if base.low is None or base.low <= 0:
         return Answer(question, "unknown", "Not known: by this encoder the base model itself does not follow the "
-                      "prompts.")  # fmt: skip
-    kept = (s.text - s.chance) / (s.floor - s.chance)
+                      "prompts for certain.")  # fmt: skip
+    kept = s.follows.mean / base.mean
     what = f"It keeps {max(0.0, kept):.0%} of what the base model does for these prompts."
     grade = "good" if kept >= KEPT_WELL else "fair" if kept >= KEPT else "poor"
     return Answer(question, grade, {"good": "Yes. ", "fair": "In part. ", "poor": "Hardly. "}[grade] + what)
@@ -94,7 +105,8 @@ def _prompt(s: Score | None) -> Answer:
 def _copies(s: Score | None, report: Report) -> Answer:
     question = "Does it copy its photos?"
     if s is None or s.copies is None:
-        return Answer(question, "unknown", "Not known: no image encoder was chosen.")
+        why = "no image encoder was chosen" if s is None else "there are too few photos to say what is near"
+        return Answer(question, "unknown", f"Not known: {why}.")
     pixels = share_of(report.pixel_copies, len(report.generations.items))
     near, gap = s.copies.share, s.gap
     memorised = gap is not None and gap.low is not None and gap.low > 0
@@ -109,7 +121,7 @@ def _copies(s: Score | None, report: Report) -> Answer:
         said.append(f"{pixels:.0%} hold a train photo's very pixels" if pixels else "none holds a train photo's pixels")
     if gap is not None:
         more = "are nearer" if memorised else "are not surely nearer"
-        said.append(f"they {more} to train photos than to held-out ones (gap {gap.mean:+.3f})")
+        said.append(f"they {more} to train photos than to held-out ones (gap {gap})")
     worst = max(near, pixels)
     grade = "copies" if worst > MANY else "fair" if worst > SOME or memorised else "good"
     lead = {"good": "No", "fair": "It leans on them", "copies": "Yes"}[grade]

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..attractor.errors import AttractorError
 from ..metrics.charts import people_chart
 from ..metrics.generations import from_picture
-from ..metrics.study import QUESTIONS, create, state_of
+from ..metrics.study import QUESTIONS, create, others_with_votes, state_of
 from .host import folders
 from .host.routes import study_address, study_link
 from .types import CATEGORY, GenerationsType, StudyType, SubjectSetType, names_of, to_host
@@ -21,7 +21,8 @@ class Study(io.ComfyNode):
             display_name="Blind Study",
             category=CATEGORY,
             description="Ask people which picture they prefer, without saying whose it is. Open the link, vote, queue "
-            "again to see the result. The same pictures and question are the same study: no vote is lost.",
+            "again to see the result. The same pictures, photos, question, pairs and seed are the same study, with its "
+            "votes. From another machine, open the link with this machine's address.",
             is_output_node=True,
             inputs=[
                 GenerationsType.Input("generations_a", tooltip="Pictures of the first run."),
@@ -66,5 +67,8 @@ class Study(io.ComfyNode):
         study = create(folders.studies_folder(), runs, names_of(names), question, pairs, study_seed, references)
         people, link = study.result(), study_address() + study_link(study)
         text = f"vote: {link}\n{people.text}"
+        if not people.votes and (others := others_with_votes(folders.studies_folder(), study)):
+            text += (f"\nStudies of the same prompts have votes: {', '.join(others)}. Their pictures, photos, pairs or "
+                     "seed were others; put those back to find the votes.")  # fmt: skip
         chart = to_host(from_picture(people_chart(people))[None])
         return io.NodeOutput(people, link, text, chart, ui={"text": (text,)})

@@ -8,6 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers and their servers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from attractor_pack.tools.graphs import node
 from attractor_pack.tools.host import Host, fetch

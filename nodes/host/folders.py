@@ -70,8 +70,10 @@ def report_folder(name: str) -> Path:
 
 
 def studies_folder() -> Path:
-    """output/attractor/studies, where blind studies and their votes lie."""
-    return report_folder("studies")
+    """user/__attractor/studies, where blind studies and their votes lie: the host gives out no files from there, while
+    whoever knows a name can have any file of its output folder.
+    """
+    return Path(folder_paths.get_user_directory()) / "__attractor" / "studies"
 
 
 def _refuse_escape(name: str, what: str) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from comfy.cli_args import args
 from server import PromptServer
 
 from ...attractor.errors import AttractorError
-from ...metrics.study import Study, open_study
+from ...metrics.study import Study, VotesError, open_study
 from . import folders
 
 STUDY = "/attractor/study/"
@@ -45,8 +46,12 @@ def study_link(study: Study) -> str:
 def study_address() -> str:
     """The running server's address as seen from this machine, without a path; empty without one."""
     server = getattr(PromptServer, "instance", None)
-    port = getattr(server, "port", None)
-    return f"http://127.0.0.1:{port}" if port else ""
+    port, address = getattr(server, "port", None), str(getattr(server, "address", ""))
+    if not port:
+        return ""
+    if address in ("", "0.0.0.0", "::"):  # noqa: S104 - listens on all; this machine is one of them
+        address = "127.0.0.1"
+    return f"{'https' if args.tls_keyfile else 'http'}://{f'[{address}]' if ':' in address else address}:{port}"
 
 
 async def _page(request: web.Request) -> web.Response:
@@ -76,13 +81,16 @@ async def _vote(request: web.Request) -> web.Response:
         return _error("A vote is a JSON object with rater, position, choice and seconds.", 400)
     rater, position, choice = vote.get("rater", ""), vote.get("position", -1), vote.get("choice", "")
     seconds = vote.get("seconds", 0)
-    found = await _answer(lambda: _study(request).vote(rater, position, choice, seconds) or {})
+    left = vote.get("left")
+    found = await _answer(lambda: _study(request).vote(rater, position, choice, seconds, left) or {})
     return found if isinstance(found, web.Response) else web.json_response({"kept": True})
 
 
-async def _picture(request: web.Request) -> web.StreamResponse:
+async def _picture(request: web.Request) -> web.Response:
     found = await _answer(lambda: _study(request).picture(request.match_info["token"]))
-    return found if isinstance(found, web.Response) else web.FileResponse(found)
+    if isinstance(found, web.Response):
+        return found
+    return web.Response(body=found, content_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _study(request: web.Request) -> Study:
@@ -93,9 +101,12 @@ async def _answer(ask: Callable[[], Any]) -> Any:
     """What `ask` gives, away from the server's own thread; a response for what goes wrong."""
     try:
         return await asyncio.to_thread(ask)
+    except VotesError as error:
+        logging.error("attractor: %s", error)
+        return _error("The votes cannot be kept just now; the server's log says why.", 500)
     except AttractorError as error:
         unknown = "no study" in str(error) or "no such picture" in str(error)
-        return _error(str(error), 404 if unknown else 500 if "votes.db" in str(error) else 400)
+        return _error(str(error), 404 if unknown else 400)
     except Exception:
         logging.exception("attractor: a study's page failed")
         return _error("The study cannot be read; the server's log says why.", 500)

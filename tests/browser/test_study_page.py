@@ -99,7 +99,7 @@ def test_people_vote_with_the_keyboard_and_find_their_place_again(server, graph,
     assert page.problems == []
     said = result(server, graph)
     assert "1 left out" in said or "votes of 1 raters" in said, "keys pressed without looking may fail the catch pairs"
-    folder = server.base / "output" / "attractor" / "studies" / link.split("/")[-1]
+    folder = server.base / "user" / "__attractor" / "studies" / link.split("/")[-1]
     with sqlite3.connect(folder / "votes.db") as votes:
         by_rater = dict(votes.execute("SELECT rater, count(*) FROM votes GROUP BY rater"))
     assert sorted(by_rater.values()) == [1, 6], "what each person answered, and nothing else"
@@ -121,7 +121,7 @@ def test_votes_wait_in_the_page_while_the_server_is_away(tmp_path, graph, person
         expect(page.locator("#notice")).to_have_text("", timeout=20_000)
         opened(page, link)
         assert answered(page) == "3 of 6 answered"
-        folder = host.base / "output" / "attractor" / "studies" / link.split("/")[-1]
+        folder = host.base / "user" / "__attractor" / "studies" / link.split("/")[-1]
         with sqlite3.connect(folder / "votes.db") as votes:
             assert votes.execute("SELECT count(*) FROM votes").fetchone() == (3,), "on disk, each once"
 

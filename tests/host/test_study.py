@@ -56,6 +56,7 @@ def test_people_and_scores_come_together_even_if_the_server_dies(own_server, loa
     assert len(state["pairs"]) == 6 and "cup\n" not in json.dumps(state)
     picture = requests.get(f"{own_server.url}{path}/picture/{state['pairs'][0]['left']}", timeout=10)
     assert picture.content[:4] == b"\x89PNG"
+    assert not {"ETag", "Last-Modified"} & set(picture.headers), "they would say in which order pictures were written"
     for position in range(3):
         assert send(own_server, path, "rater-0001", position, "left").status_code == 200
     os.killpg(own_server.pid, signal.SIGKILL)
@@ -86,8 +87,15 @@ def test_only_what_belongs_to_a_study_is_served(server, load_demo, demo):
     foreign = other.splitlines()[0].removeprefix(f"vote: {server.url}")
     assert foreign != path
     said = len(server.log)
-    manifest = next((server.base / "output" / "attractor" / "studies").glob("*/study.json"))
+    manifest = next((server.base / "user" / "__attractor" / "studies").glob("*/study.json"))
     assert manifest.is_file()
+    for kind in ("output", "input", "temp"):
+        for where in ("attractor/studies", "../user/__attractor/studies", "__attractor/studies"):
+            query = f"type={kind}&subfolder={where}/{manifest.parent.name}&filename=study.json"
+            assert requests.get(f"{server.url}/view?{query}", timeout=10).status_code in (400, 403, 404)
+    for name in ("__attractor", "..%2F__attractor"):
+        file = f"{name}%2Fstudies%2F{manifest.parent.name}%2Fstudy.json"
+        assert requests.get(f"{server.url}/userdata/{file}", timeout=10).status_code in (400, 403, 404)
     for tail in ("/study.json", "/votes.db", "/picture/../study.json", "/picture/..%2Fstudy.json",
                  "/picture/..%2F..%2F" + foreign.split("/")[-1] + "%2Fstudy.json", "/picture/" + "0" * 24):  # fmt: skip
         answer = requests.get(server.url + path + tail, timeout=10)

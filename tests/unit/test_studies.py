@@ -1,5 +1,7 @@
 """Blind studies: who is shown what, that no vote is lost, and what the votes say."""
 
+import collections
+import hashlib
 import json
 import sqlite3
 import threading
@@ -11,7 +13,7 @@ from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.metrics.compare import compare_reports
 from attractor_pack.metrics.generations import Generated, Generations
 from attractor_pack.metrics.people import Vote, count
-from attractor_pack.metrics.study import create, open_study, state_of
+from attractor_pack.metrics.study import create, open_study, others_with_votes, state_of
 from attractor_pack.training import demo_assets
 
 RATERS = ("rater-one", "rater-two")
@@ -32,8 +34,8 @@ def votes_for(study, rater, method, sees=True):
     """Vote for one method wherever it is shown; the spoilt picture only if the rater does not look."""
     owner = {}
     for item in study.manifest["items"]:
-        for token, name in zip(item["pictures"], (item["first"], item["second"]), strict=True):
-            owner.setdefault(token, name)
+        for token, run_ in zip(item["pictures"], (item["first"], item["second"]), strict=True):
+            owner.setdefault(token, study.names[run_])
     whole = {item["pictures"][0] for item in study.manifest["items"] if item.get("catch")}
     spoilt = {item["pictures"][1] for item in study.manifest["items"] if item.get("catch")}
     for position, pair in enumerate(study.state(rater)["pairs"]):
@@ -49,6 +51,13 @@ def votes_for(study, rater, method, sees=True):
 def test_a_study_hides_whose_picture_it_is(study):
     state = study.state(RATERS[0])
     assert "ours" not in json.dumps(state) and "theirs" not in json.dumps(state)
+    files = sorted((study.folder / "pictures").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    runs = {token: run_ for item in study.manifest["items"] if not item.get("catch")
+            for token, run_ in zip(item["pictures"], (item["first"], item["second"]), strict=True)}  # fmt: skip
+    order = [runs[path.stem] for path in files if path.stem in runs]
+    assert 3 < sum(a != b for a, b in zip(order, order[1:], strict=False)), "not one run's files after the other's"
+    shown = (run(0).images[0] * 255).round().to(torch.uint8).numpy().tobytes()
+    assert not any(hashlib.sha256(shown).hexdigest().startswith(path.stem) for path in files)
     assert len(state["pairs"]) == 12, "ten pairs and two that catch who does not look"
     assert len({pair["prompt"] for pair in state["pairs"]}) == 4 and "this cup" in state["pairs"][0]["prompt"]
     assert len(state["references"]) == 2 and "cup" in state["question"]
@@ -67,9 +76,10 @@ def test_votes_count_for_the_method_wherever_it_was_shown(study, tmp_path):
     votes_for(study, RATERS[1], "ours")
     found = open_study(tmp_path, study.id).result()
     assert [s.method for s in found.strengths] == ["ours", "theirs"]
-    assert found.strengths[0].low > 0 > found.strengths[1].high
+    assert found.strengths[0].value > 1 > -1 > found.strengths[1].value
+    assert found.strengths[0].low is None, "four prompts are too few for an interval"
     assert found.votes == 20 and len(found.raters) == 2 and found.left_out == ()
-    assert found.alpha is None, "all said the same: nothing to agree by chance on"
+    assert found.alpha == 1 and found.agreed == 1, "they agree, however one-sided it is"
 
 
 def test_who_does_not_look_is_left_out(study):
@@ -83,8 +93,11 @@ def test_the_same_pictures_are_the_same_study(study, tmp_path):
     votes_for(study, RATERS[0], "ours")
     again = create(tmp_path, [run(0), run(1)], ["ours", "theirs"], "subject", 10, 0, demo_assets.subject().photos[:2])
     assert again.folder == study.folder and again.result().votes == 10
+    renamed = create(tmp_path, [run(0), run(1)], ["Ours", "Theirs"], "subject", 10, 0, demo_assets.subject().photos[:2])
+    assert renamed.result().votes == 10 and renamed.result().methods == ("Ours", "Theirs")
     other = create(tmp_path, [run(0), run(2)], ["ours", "theirs"], "subject", 10, 0)
     assert other.folder != study.folder and other.result().votes == 0
+    assert others_with_votes(tmp_path, other) == [study.id] and others_with_votes(tmp_path, study) == []
     assert not list(tmp_path.glob(".*")), "nothing half-written is left"
 
 
@@ -113,7 +126,7 @@ def test_only_this_studys_pictures_are_given(study, tmp_path):
     other = create(tmp_path, [run(5), run(6)], ["a", "b"], "overall", 4, 0)
     foreign = other.manifest["items"][0]["pictures"][0]
     own = study.manifest["items"][0]["pictures"][0]
-    assert study.picture(own).read_bytes()[:4] == b"\x89PNG"
+    assert study.picture(own)[:4] == b"\x89PNG"
     for token in (foreign, "../study", "..%2f", own.upper(), "", f"{own}.png"):
         with pytest.raises(AttractorError, match="no such picture"):
             study.picture(token)
@@ -130,6 +143,30 @@ def test_votes_that_cannot_be_are_refused(study, vote):
     with pytest.raises(AttractorError):
         study.vote(*vote, 1.0)
     assert study.result().votes == 0
+
+
+def test_a_vote_for_another_raters_pair_is_refused(study):
+    pairs = study.state(RATERS[0])["pairs"]
+    study.vote(RATERS[0], 0, "left", 1.0, pairs[0]["left"])
+    with pytest.raises(AttractorError, match="another rater's pair"):
+        study.vote(RATERS[0], 0, "left", 1.0, pairs[0]["right"])
+
+
+def test_pairs_come_from_all_prompts_alike(tmp_path):
+    runs = [run(i, prompts=10) for i in range(3)]
+    items = create(tmp_path, runs, ["a", "b", "c"], "overall", 20, 0).manifest["items"][:20]
+    by_prompt = collections.Counter(item["prompt"] for item in items)
+    assert set(by_prompt.values()) == {2} and len(by_prompt) == 10
+    by_pair = collections.Counter((item["first"], item["second"]) for item in items)
+    assert max(by_pair.values()) - min(by_pair.values()) <= 2
+
+
+def test_a_picture_on_which_spoiling_does_not_show_catches_nobody(tmp_path):
+    black = run(0)
+    black = Generations(torch.zeros_like(black.images), black.items, "cup")
+    study = create(tmp_path, [black, run(1)], ["black", "other"], "overall", 10, 0)
+    catches = [item for item in study.manifest["items"] if item.get("catch")]
+    assert len(catches) == 2 and {study.names[item["first"]] for item in catches} == {"other"}
 
 
 def test_runs_that_do_not_pair_make_no_study(tmp_path):
@@ -173,8 +210,14 @@ def test_the_hybrid_listens_to_the_measure_that_people_bear_out(tmp_path):
     people = count(votes, ["ours", "theirs"], "overall")
     found = compare_reports([report("ours"), report("theirs")], ["ours", "theirs"], people)
     right, wrong = found.agreement
-    assert right.tau > 0.6 and right.weight == right.tau and wrong.tau < -0.6 and wrong.weight == 0
-    best = people.strengths[0].method
-    assert max(zip(found.hybrid, found.names, strict=True))[1] == best and "hybrid" in found.text
+    assert right.tau > 0.6 and right.weight == right.tau / 2 and wrong.tau < -0.6 and wrong.weight == 0
+    assert right.p < 0.2 and "pairs won" in found.text
+    won = np.mean([liked["ours", k] > liked["theirs", k] for k in first.keys])
+    assert found.hybrid == pytest.approx((won, 1 - won)), "people and the one measure that agrees say the same"
+    same = count([Vote(r, k, "ours", "theirs", 1.0) for k in first.keys for r in RATERS], ["ours", "theirs"], "overall")
+    better = {**{("ours", k): 1.0 for k in first.keys}, **{("theirs", k): 0.0 for k in first.keys}}
+    liked.update(better)
+    assert compare_reports([report("ours"), report("theirs")], ["ours", "theirs"], same).agreement[0].tau > 0.7, (
+        "unanimous people and a measure that always says so too agree")  # fmt: skip
     with pytest.raises(AttractorError, match="same names"):
         compare_reports([report("ours"), report("theirs")], ["ours", "others"], people)
