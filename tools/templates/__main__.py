@@ -6,6 +6,7 @@ that need no other model are run, and the picture that they are about becomes th
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 from playwright.sync_api import Page, sync_playwright
 
 from ..host import ROOT, Host
@@ -24,6 +25,20 @@ from .graphs import Template, templates
 
 FOLDER = ROOT / "workflows"
 _SCRIPT = Path(__file__).with_name("build.js").read_text(encoding="utf-8").split("\n", 1)[1]
+_DRAWN = """() => {
+    const canvas = app.canvas, all = app.graph._nodes, margin = 40, title = 40;
+    const right = Math.max(...all.map(n => n.pos[0] + n.size[0])) + 2 * margin;
+    const low = Math.max(...all.map(n => n.pos[1] + n.size[1])) + 2 * margin + title;
+    const scale = Math.min(canvas.canvas.width / right, canvas.canvas.height / low);
+    canvas.ds.scale = scale;
+    canvas.ds.offset = [margin, margin + title];
+    canvas.draw(true, true);
+    const cut = document.createElement("canvas");
+    cut.width = scale * right;
+    cut.height = scale * low;
+    cut.getContext("2d").drawImage(canvas.canvas, 0, 0);
+    return cut.toDataURL("image/png");
+}"""
 _TALL = ["PreviewImage", "PreviewAny", "SaveImage"]
 _THUMBNAIL = (640, 420)
 
@@ -78,27 +93,27 @@ def build(page: Page, template: Template) -> dict[str, Any]:
 def _thumbnail(host: Host, page: Page, template: Template, made: dict[str, Any]) -> Image.Image:
     """The picture that the template is about, on the pack's dark ground."""
     if template.models:
-        page.evaluate("() => { app.canvas.ds.reset(); app.canvas.fitViewToSelectionAnimated?.(); }")
-        page.evaluate("""() => {
-            const all = app.graph._nodes, x = all.map(n => n.pos[0]), y = all.map(n => n.pos[1]);
-            const right = Math.max(...all.map(n => n.pos[0] + n.size[0]));
-            const low = Math.max(...all.map(n => n.pos[1] + n.size[1]));
-            const scale = Math.min(innerWidth / (right + 100), innerHeight / (low + 160));
-            app.canvas.ds.scale = scale;
-            app.canvas.ds.offset = [50 - Math.min(...x), 90 - Math.min(...y)];
-            app.canvas.setDirty(true, true);
-        }""")
-        page.wait_for_timeout(800)
-        shown = Image.open(io.BytesIO(page.locator("#graph-canvas").screenshot()))
+        page.set_viewport_size({"width": 3200, "height": 1900})  # large, so that titles and values are drawn
+        page.wait_for_timeout(500)
+        shown = Image.open(io.BytesIO(base64.b64decode(page.evaluate(_DRAWN).split(",", 1)[1])))
     else:
         run = host.queue(made["prompt"])
         node = next(i for i, name in made["names"].items() if name == template.picture)
-        shown = Image.open(io.BytesIO(host.fetch_output(run.outputs[node]["images"][0])))
-    shown = shown.convert("RGB")
-    shown.thumbnail(_THUMBNAIL, Image.Resampling.LANCZOS)
+        shown = _row([Image.open(io.BytesIO(host.fetch_output(item))) for item in run.outputs[node]["images"][:4]])
+    shown = ImageOps.contain(shown.convert("RGB"), _THUMBNAIL, Image.Resampling.LANCZOS)
     ground = Image.new("RGB", _THUMBNAIL, "#16191d")
     ground.paste(shown, ((_THUMBNAIL[0] - shown.width) // 2, (_THUMBNAIL[1] - shown.height) // 2))
     return ground
+
+
+def _row(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size side by side, in rows of two."""
+    width, height = pictures[0].size
+    columns = min(2, len(pictures))
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * width, i // columns * height))
+    return sheet
 
 
 if __name__ == "__main__":
