@@ -87,7 +87,7 @@ def _loss_figure(history: History) -> Any:
 
 
 def _score_figure(report: Report) -> Any:
-    rows = [s for s in report.scores if s.kind == "image"]
+    rows = [s for s in report.scores if s.kind == "image"][::-1]  # the first on top
     figure, axes = _figure(7.2, 1.6 + 1.0 * max(1, len(rows)))
     labels = []
     for i, score in enumerate(rows):

@@ -193,7 +193,7 @@ def _check_others(look_alikes: Sequence[Photo], train: SubjectSet, held_out: Sub
     known = {photo.pixels.numpy().tobytes() for photo in own}
     twice = [p.name for p in look_alikes if p.name in copies or p.pixels.numpy().tobytes() in known]
     if twice:
-        raise AttractorError(f"look_alikes: {', '.join(twice)} is a photo of the subject itself. Give others' photos.")
+        raise AttractorError(f"look_alikes holds the subject itself: {', '.join(twice)}. Give photos of other things.")
 
 
 def _check_pair(generations: Generations, base: Generations) -> None:

@@ -84,7 +84,7 @@ def test_look_alikes_do_not_pass_for_the_subject(world, reports):
     train, held_out, unseen, others = world
     found = reports["honest"].scores[0].retrieval
     assert found.average_precision > found.chance + 0.3 and found.gallery == len(held_out) + len(others)
-    with pytest.raises(AttractorError, match="is a photo of the subject"):
+    with pytest.raises(AttractorError, match="holds the subject itself"):
         score(paints(unseen), None, train, held_out, [efficientnet_lite0([])], look_alikes=held_out.photos)
 
 
