@@ -127,7 +127,7 @@ def test_leak_is_seen_in_backgrounds(world):
         masks[pixels.shape] = mask
         return mask
 
-    base = paints(others[:4])
+    base = paints(others[:4], 4)
     middle = find(base.images[0])
 
     def before(backgrounds):
@@ -169,7 +169,7 @@ def test_keeping_to_the_prompt_is_measured_against_the_base_models_own_chance(wo
     def painting(own, other):
         images = torch.zeros(8, 3, 64, 64)
         for i in range(8):
-            images[i, 0], images[i, 1] = own + 0.002 * i, other
+            images[i, 0], images[i, 1] = own + 0.002 * (i - 3.5), other
         return Generations(images, tuple(Generated(f"a <subject>, {i}", 0, {}) for i in range(8)), "backpack")
 
     def answer(made, base):
