@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from ..training.concept import write_beside
 from ..training.history import History
 from .charts import comparison_chart_svg, loss_curve_svg, score_chart_svg
 from .duplicates import Thresholds
-from .generations import contact_sheet, to_picture
+from .generations import Generations, contact_sheet, to_picture
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _SUSPECTS = 6
+_SHEET_PROMPTS, _SHEET_SEEDS = 24, 8
 
 
 def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
@@ -43,8 +45,7 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
 def write_comparison(comparison: Comparison, folder: Path, reports: Sequence[Report] = ()) -> tuple[Path, Path]:
     """Write folder/comparison.json and comparison.html, with the runs' pictures where they are given; both paths."""
     data, page = folder / "comparison.json", folder / "comparison.html"
-    sheets = [(name, _image(to_picture(contact_sheet(report.generations))))
-              for name, report in zip(comparison.names, reports, strict=False)]  # fmt: skip
+    sheets = [(name, _sheet(report.generations)) for name, report in zip(comparison.names, reports, strict=False)]
     verdicts = list(zip(comparison.names, comparison.grades, strict=True))
     chart = _vector(comparison_chart_svg(comparison))
     html = _template("comparison.html.j2").render(found=comparison, verdicts=verdicts, chart=chart, sheets=sheets)
@@ -76,8 +77,9 @@ def render(report: Report) -> str:
         held_out=_photos(report.held_out),
         curve=_vector(loss_curve_svg(history)) if history and (history.train or history.losses) else "",
         chart=_vector(score_chart_svg(report)),
-        sheet=_image(to_picture(contact_sheet(report.generations))),
-        base_sheet=_image(to_picture(contact_sheet(report.base))) if report.base else "",
+        sheet=_sheet(report.generations),
+        base_sheet=_sheet(report.base) if report.base else "",
+        left_out=len(report.generations.items) - len(_shown(report.generations)),
         nearest=report.nearest_pair,
         limits=Thresholds(),
         toy_subject=all(max(p.size) <= 64 for p in report.train.photos),
@@ -87,6 +89,20 @@ def render(report: Report) -> str:
         stopped_by_held_out=report.stopped_by_held_out,
         sha256=report.sha256,
     )
+
+
+def _shown(generations: Generations) -> list[int]:
+    """Places of the pictures that a sheet shows: of the first prompts and seeds."""
+    prompts = list(dict.fromkeys(item.prompt for item in generations.items))[:_SHEET_PROMPTS]
+    seeds = list(dict.fromkeys(item.seed for item in generations.items))[:_SHEET_SEEDS]
+    return [i for i, item in enumerate(generations.items) if item.prompt in prompts and item.seed in seeds]
+
+
+def _sheet(generations: Generations) -> str:
+    """The contact sheet of a run, or of its first prompts and seeds, in smaller cells the more there are."""
+    places = _shown(generations)
+    part = replace(generations, images=generations.images[places], items=tuple(generations.items[i] for i in places))
+    return _image(to_picture(contact_sheet(part, 256 if len(places) <= 40 else 160)))
 
 
 def _photos(subject: SubjectSet) -> list[dict]:

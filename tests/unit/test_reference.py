@@ -145,3 +145,31 @@ def test_agreement_is_krippendorff():
         assert krippendorff_alpha(answers) == pytest.approx(theirs, abs=1e-9)
     assert krippendorff_alpha(np.array([[0, 1, -1]])) is None, "one rater cannot agree with anyone"
     assert krippendorff_alpha(np.array([[1, 1], [1, 1]])) is None
+
+
+def test_sscd_is_a_resnet_with_generalised_mean_pooling(tmp_path, photos):
+    """The authors' state dict, on a whole photo in a square; and what is no such file says so."""
+    from attractor_pack.attractor.errors import AttractorError
+    from torchvision.models import resnet50
+    from torchvision.transforms.functional import normalize
+
+    torch.manual_seed(0)
+    model = resnet50(num_classes=512).eval()
+    state = {f"backbone.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save(state, tmp_path / "sscd_disc_mixup.torchvision.pt")
+    model.avgpool = torch.nn.Identity()
+    found = load_encoder("sscd_disc_mixup.torchvision.pt", [tmp_path])
+    assert found.stamp["encoder"] == "SSCD"
+    whole = as_tensor(photos[1].resize((320, 320), Image.Resampling.BICUBIC))
+    x = normalize(whole, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.no_grad():
+        for layer in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            x = getattr(model, layer)(x)
+        expected = model.fc((x.clamp(min=1e-6) ** 3).mean((2, 3)) ** (1 / 3))
+    expected = torch.nn.functional.normalize(expected, dim=-1)
+    assert torch.allclose(found.images(as_tensor(photos[1])), expected, atol=1e-5)
+    torch.save({"backbone.conv1.weight": torch.zeros(3)}, tmp_path / "sscd_other.pt")
+    (tmp_path / "sscd_cut.safetensors").write_bytes(b"not a model")
+    for name, message in (("sscd_other.pt", "not SSCD's"), ("sscd_cut.safetensors", "damaged")):
+        with pytest.raises(AttractorError, match=message):
+            load_encoder(name, [tmp_path])

@@ -2,6 +2,8 @@
 
 import json
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -190,3 +192,33 @@ def test_report_files_hold_no_names_or_paths(tmp_path, sets, efficientnet):
     assert json.loads(text)["scores"][0]["held_out"] > 0
     assert page.read_text(encoding="utf-8").count("data:image/") > 10
     assert contact_sheet(shown).shape[0] == 3
+
+
+@pytest.mark.slow
+def test_a_thousand_pictures_are_scored_with_flat_memory(sets, tmp_path):
+    """In a process of its own: the peak grows by no more than a few batches beyond the pictures themselves."""
+    script = tmp_path / "score.py"
+    script.write_text(
+        "import resource, sys, torch\n"
+        "from pathlib import Path\n"
+        "from attractor_pack.metrics.encoders import load_encoder\n"
+        "from attractor_pack.metrics.generations import Generated, Generations\n"
+        "from attractor_pack.metrics.page import write_report\n"
+        "from attractor_pack.metrics.scores import score\n"
+        "from attractor_pack.training import demo_assets\n"
+        "subject = demo_assets.subject()\n"
+        "parts = [subject.with_photos([p for p in subject.photos if p.name[:5] == n]) for n in ('shoot', 'other')]\n"
+        "def run(count):\n"
+        "    items = tuple(Generated(f'a <subject>, {i % 50}', i // 50, {}) for i in range(count))\n"
+        "    images = torch.rand(count, 3, 64, 64)\n"
+        "    made = Generations(images, items, 'cup')\n"
+        "    write_report(score(made, None, *parts, [load_encoder('demo-clip', [])]), Path(sys.argv[1]))\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "small = run(200)\n"
+        "print(run(1000) - small)\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-P", str(script), str(tmp_path / "r")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    pictures = 1000 * 3 * 64 * 64 * 4 / 2**20
+    assert float(run.stdout) < pictures + 150, f"{run.stdout.strip()} MiB more for 1,000 pictures than for 200"
