@@ -19,13 +19,13 @@ from ..training.history import History
 from .charts import comparison_chart_svg, loss_curve_svg, score_chart_svg
 from .duplicates import Thresholds
 from .generations import Generations, contact_sheet, to_picture
+from .report import Report, published
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
     from ..training.photos import SubjectSet
     from .compare import Comparison
-    from .report import Report
 
 
 _SUSPECTS = 6
@@ -70,6 +70,7 @@ def render(report: Report) -> str:
         scores=report.scores,
         regions=any(s.region != "whole" for s in report.scores),
         limits_of=list(dict.fromkeys(f"{s.stamp['encoder']}: {s.copies.basis}" for s in report.scores if s.copies)),
+        clip_scores=[f"{s.stamp['encoder']}: {published(s.text)}" for s in report.scores if s.kind == "text"],
         gallery=any(s.retrieval for s in report.scores),
         card=concept.run_card if concept else {},
         settings=(concept.run_card.get("settings") or {}) if concept else {},

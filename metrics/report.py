@@ -123,6 +123,7 @@ class Report:
         word = self.generations.class_word
         lines = [f"similarity to the prompt, read with {word!r} for <subject>: {number(s.text)} (base model "
                  f"{number(s.floor)}); to the other prompts {number(s.chance)} ({number(s.chance_floor)})"]  # fmt: skip
+        lines.append(f"as CLIPScore: {published(s.text)}")
         return lines if s.over_floor is None else [*lines, f"above the floor by {sure(s.over_floor)}"]
 
 
@@ -148,6 +149,12 @@ def sure(found: Difference) -> str:
     if found.low is None:
         return f"{found} (one prompt: how sure that is cannot be said)"
     return f"{found}, over {found.units} prompts"
+
+
+def published(cosine: float | None) -> str:
+    """A similarity to the prompt on the scales that papers use."""
+    score = max(cosine or 0.0, 0.0)
+    return f"{100 * score:.1f} (100 times the cosine, as torchmetrics), {2.5 * score:.3f} (2.5 times, Hessel et al.)"
 
 
 def number(value: float | None) -> str:
