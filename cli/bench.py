@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..attractor.errors import AttractorError
-from ..backend.diffusers_model import load
-from ..metrics.compare import Comparison, compare_reports
+from ..metrics.compare import compare_reports
 from ..metrics.encoders import load_encoder
-from ..metrics.page import write_comparison, write_report
+from ..metrics.page import write_report
 from ..metrics.report import FORMAT, number, read_report
 from ..metrics.scores import score
 from ..metrics.statistics import Difference, family, paired
@@ -43,6 +42,8 @@ def bench(chosen: Namespace) -> dict:
     unknown = sorted(set(methods) - set(METHODS))
     if unknown or not methods:
         raise AttractorError(f"--methods: {', '.join(unknown) or '(none)'} is not one of {', '.join(METHODS)}.")
+    from ..backend.diffusers_model import load
+
     cases, out = read_set(Path(chosen.dir), chosen.held_out, chosen.seed), Path(chosen.out)
     model = load(chosen.model)
     names = dict.fromkeys(n for n in (chosen.image_encoder, chosen.text_encoder) if n and n != "none")
@@ -69,18 +70,6 @@ def bench(chosen: Namespace) -> dict:
     commands.write_json(out / "bench.json", result)
     print(text, file=sys.stderr)
     return result
-
-
-def compare(chosen: Namespace) -> dict:
-    """Put reports side by side."""
-    paths = [Path(path) for path in chosen.reports]
-    paths = [path / "report.json" if path.is_dir() else path for path in paths]
-    names = [n.strip() for n in chosen.names.split(",")] if chosen.names else _names(paths)
-    found: Comparison = compare_reports([read_report(path) for path in paths], names)
-    if chosen.out:
-        write_comparison(found, Path(chosen.out))
-    print(found.text, file=sys.stderr)
-    return found.as_dict()
 
 
 def over_subjects(reports: dict[str, dict[str, dict]]) -> list[dict]:
@@ -158,13 +147,3 @@ def _one(model: Any, case: Case, method: str, chosen: Namespace, base: Any, enco
 def _paint(model: Any, concept: Any, case: Case, chosen: Namespace) -> Any:
     seeds, word = range(chosen.first_seed, chosen.first_seed + chosen.seeds), case.train.class_word
     return model.sample(concept, word, case.prompts, seeds, chosen.sampler_steps, chosen.cfg, chosen.size)
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The folder of each report, with as many of those above it as tell them apart."""
-    folders = [path.resolve().parent.parts for path in paths]
-    for depth in range(1, max(map(len, folders))):
-        names = ["/".join(parts[-depth:]) for parts in folders]
-        if len(set(names)) == len(names):
-            return names
-    return [str(i + 1) for i in range(len(paths))]

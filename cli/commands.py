@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from ..attractor.masks import Refinement
 from ..attractor.photo_masks import mask_set
 from ..attractor.raw_masks import Sources, gather
 from ..attractor.saliency import FILE_NAME, KINDS, SaliencyModel
+from ..metrics.compare import compare_reports
 from ..metrics.encoders import load_encoder
 from ..metrics.generations import Generated, Generations, contact_sheet, from_picture, to_picture
-from ..metrics.page import write_report
+from ..metrics.page import write_comparison, write_report
+from ..metrics.report import read_report
 from ..metrics.scores import score as score_pictures
 from ..metrics.splits import split_set
 from ..training.concept import Concept, check_name, load_concept, save_concept, write_beside
@@ -165,6 +168,18 @@ def score(chosen: Namespace) -> dict:
     return result
 
 
+def compare(chosen: Namespace) -> dict:
+    """Put reports side by side."""
+    paths = [Path(path) for path in chosen.reports]
+    paths = [path / "report.json" if path.is_dir() else path for path in paths]
+    names = [n.strip() for n in chosen.names.split(",")] if chosen.names else _names(paths)
+    found = compare_reports([read_report(path) for path in paths], names)
+    if chosen.out:
+        write_comparison(found, Path(chosen.out))
+    print(found.text, file=sys.stderr)
+    return found.as_dict()
+
+
 def write_json(path: Path, data: dict) -> None:
     """Write JSON beside its place, then rename."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
@@ -281,3 +296,13 @@ def _chosen(photos: SubjectSet, names: list[str], source: str) -> SubjectSet:
     if missing or not names:
         raise AttractorError(f"{source}: names photos that are not in the folder: {', '.join(missing) or '(none)'}.")
     return photos.with_photos([p for p in photos.photos if p.name in set(names)])
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The folder of each report, with as many of those above it as tell them apart."""
+    folders = [path.resolve().parent.parts for path in paths]
+    for depth in range(1, max(map(len, folders))):
+        names = ["/".join(parts[-depth:]) for parts in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(i + 1) for i in range(len(paths))]

@@ -18,6 +18,7 @@ from ..attractor.photo_masks import BACK_ENDS
 from ..attractor.saliency import KINDS
 from ..training.settings import CHOICES, TrainSettings
 from . import commands
+from .bench import bench
 
 _MODELS_HELP = "without it: $ATTRACTOR_MODELS, the current folder, and the pack's own .host/models"
 
@@ -58,85 +59,75 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="attractor", description="Learn one subject from a few photos, and score it.")
     commands_of = parser.add_subparsers(dest="command", required=True)
-
-    split = _command(commands_of, "split", commands.split, "put photos aside for scoring, no near-duplicate across")
-    _split_options(split)
-
-    mask = _command(commands_of, "mask", commands.mask, "write an attractor mask for each photo")
-    _mask_options(mask)
-    mask.add_argument("--model", default="", help="for the back end attention: demo, a diffusers folder, or a file")
-    mask.add_argument("--out", required=True, help="folder for the masks, <stem>.png each")
-
-    train = _command(commands_of, "train", commands.train, "learn a concept from the photos", nargs="+")
-    _split_options(train)
-    _mask_options(train)
-    _model_option(train)
-    train.add_argument("--name", default="my-subject", help="name of the concept file; of several, the folders' names")
-    train.add_argument("--out", required=True, help="folder for the concept file, and for runs/ with state and curve")
-    train.add_argument("--start-from", metavar="FILE", help="a concept to go on from, in the place of the class word")
-    train.add_argument("--when-exists", choices=("refuse", "number", "overwrite"), default="refuse")
-    for field in fields(TrainSettings):
-        if field.name != "seed":
-            _setting(train, field.name, field.default)
-
-    sample = _command(commands_of, "sample", commands.sample, "paint prompts into the folder")
-    _model_option(sample)
-    sample.add_argument("--concept", help="concept file; without one the class word stands in its place")
-    sample.add_argument("--word", default="", help="class word, such as dog")
-    sample.add_argument("--prompt", action="append", required=True, help="a prompt with <subject> in it; repeatable")
-    sample.add_argument("--negative", default="", help="what to avoid")
-    sample.add_argument("--seeds", type=int, default=2, help="pictures of each prompt")
-    sample.add_argument("--first-seed", type=int, default=0)
-    sample.add_argument("--steps", type=int, default=20)
-    sample.add_argument("--cfg", type=float, default=7.0)
-    sample.add_argument("--size", type=int, default=512, help="side in pixels")
-    sample.add_argument("--truncation", type=int, default=0, help="of a NeTI concept: so many of its 128 hidden units")
-
-    score = _command(commands_of, "score", commands.score, "score the pictures in a folder that `sample` wrote")
-    score.add_argument("--photos", required=True, help="folder of the subject's photos")
-    score.add_argument("--split", required=True, help="what `attractor split --json` wrote for these photos")
-    score.add_argument("--base", help="folder of the same prompts and seeds without the concept")
-    score.add_argument("--concept", help="concept file, for the report's small print")
-    score.add_argument("--word", default="", help="class word")
-    score.add_argument("--models", help=f"folder with encoders; {_MODELS_HELP}")
-    score.add_argument("--image-encoder", default="efficientnet-lite0")
-    score.add_argument("--text-encoder", help="a CLIP in --models")
-    score.add_argument("--regions", action="store_true", help="the subject and the background alone too, by saliency")
-    score.add_argument("--look-alikes", metavar="FOLDER", help="photos of other things that look like the subject")
-    score.add_argument("--out", help="folder for report.json, report.csv and report.html")
-
-    compare = commands_of.add_parser("compare", help="put scored runs side by side")
-    compare.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, or the folder that holds it")
-    compare.add_argument("--names", help="a,b,… in their order; without it the folders' names")
-    compare.add_argument("--out", help="folder for comparison.json and comparison.html")
-    _result(compare, lambda chosen: _late().compare(chosen))
-
-    bench = _command(commands_of, "bench", lambda chosen: _late().bench(chosen),
-                     "run methods over a set of subjects: a folder of folders, see docs/scoring.md")  # fmt: skip
-    _split_options(bench)
-    _mask_options(bench, word=False)
-    _model_option(bench)
-    bench.add_argument("--methods", default="attractor,plain",
-                       help="of attractor, plain and masked; the others are compared with the first")  # fmt: skip
-    bench.add_argument("--out", required=True, help="folder for all reports and the table")
-    bench.add_argument("--image-encoder", default="efficientnet-lite0")
-    bench.add_argument("--text-encoder", help="a CLIP in --models")
-    bench.add_argument("--seeds", type=int, default=2, help="pictures of each prompt")
-    bench.add_argument("--first-seed", type=int, default=0)
-    bench.add_argument("--sampler-steps", type=int, default=20)
-    bench.add_argument("--cfg", type=float, default=7.0)
-    bench.add_argument("--size", type=int, default=512, help="side in pixels")
-    for field in fields(TrainSettings):
-        if field.name != "seed":
-            _setting(bench, field.name, field.default)
+    _split_options(
+        _command(commands_of, "split", commands.split, "put photos aside for scoring, no near-duplicate across")
+    )
+    _mask(_command(commands_of, "mask", commands.mask, "write an attractor mask for each photo"))
+    _train(_command(commands_of, "train", commands.train, "learn a concept from the photos", nargs="+"))
+    _sample(_command(commands_of, "sample", commands.sample, "paint prompts into the folder"))
+    _score(_command(commands_of, "score", commands.score, "score the pictures in a folder that `sample` wrote"))
+    _compare(commands_of.add_parser("compare", help="put scored runs side by side"))
+    _bench(_command(commands_of, "bench", bench, "run methods over a set of subjects, a folder each: docs/scoring.md"))
     return parser
 
 
-def _late():
-    """The benchmark's module, which imports diffusers: only where it is asked for."""
-    from . import bench
+def _mask(parser: argparse.ArgumentParser) -> None:
+    _mask_options(parser)
+    parser.add_argument("--model", default="", help="for the back end attention: demo, a diffusers folder, or a file")
+    parser.add_argument("--out", required=True, help="folder for the masks, <stem>.png each")
 
-    return bench
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    _split_options(parser)
+    _mask_options(parser)
+    _model_option(parser)
+    parser.add_argument("--name", default="my-subject", help="name of the concept file; of several, the folders' names")
+    parser.add_argument("--out", required=True, help="folder for the concept file, and for runs/ with state and curve")
+    parser.add_argument("--start-from", metavar="FILE", help="a concept to go on from, in the place of the class word")
+    parser.add_argument("--when-exists", choices=("refuse", "number", "overwrite"), default="refuse")
+    _training_options(parser)
+
+
+def _sample(parser: argparse.ArgumentParser) -> None:
+    _model_option(parser)
+    parser.add_argument("--concept", help="concept file; without one the class word stands in its place")
+    parser.add_argument("--word", default="", help="class word, such as dog")
+    parser.add_argument("--prompt", action="append", required=True, help="a prompt with <subject> in it; repeatable")
+    parser.add_argument("--negative", default="", help="what to avoid")
+    parser.add_argument("--truncation", type=int, default=0, help="of a NeTI concept: so many of its 128 hidden units")
+    _painting_options(parser, "--steps")
+
+
+def _score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--photos", required=True, help="folder of the subject's photos")
+    parser.add_argument("--split", required=True, help="what `attractor split --json` wrote for these photos")
+    parser.add_argument("--base", help="folder of the same prompts and seeds without the concept")
+    parser.add_argument("--concept", help="concept file, for the report's small print")
+    parser.add_argument("--word", default="", help="class word")
+    parser.add_argument("--models", help=f"folder with encoders; {_MODELS_HELP}")
+    _encoder_options(parser)
+    parser.add_argument("--regions", action="store_true", help="the subject and the background alone too, by saliency")
+    parser.add_argument("--look-alikes", metavar="FOLDER", help="photos of other things that look like the subject")
+    parser.add_argument("--out", help="folder for report.json, report.csv and report.html")
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, or the folder that holds it")
+    parser.add_argument("--names", help="a,b,… in their order; without it the folders' names")
+    parser.add_argument("--out", help="folder for comparison.json and comparison.html")
+    _result(parser, commands.compare)
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    _split_options(parser)
+    _mask_options(parser, word=False)
+    _model_option(parser)
+    parser.add_argument("--methods", default="attractor,plain",
+                        help="of attractor, plain and masked; the others are compared with the first")  # fmt: skip
+    parser.add_argument("--out", required=True, help="folder for all reports and the table")
+    _encoder_options(parser)
+    _painting_options(parser, "--sampler-steps")
+    _training_options(parser)
 
 
 def _command(parsers, name: str, run, help_text: str, nargs: str | None = None) -> argparse.ArgumentParser:
@@ -184,6 +175,25 @@ def _mask_options(parser: argparse.ArgumentParser, word: bool = True) -> None:
 
 def _model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="demo", help="demo, a diffusers folder, or a .safetensors checkpoint")
+
+
+def _encoder_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image-encoder", default="efficientnet-lite0")
+    parser.add_argument("--text-encoder", help="a CLIP in --models")
+
+
+def _painting_options(parser: argparse.ArgumentParser, steps: str) -> None:
+    parser.add_argument("--seeds", type=int, default=2, help="pictures of each prompt")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument(steps, type=int, default=20, help="of the sampler")
+    parser.add_argument("--cfg", type=float, default=7.0)
+    parser.add_argument("--size", type=int, default=512, help="side in pixels")
+
+
+def _training_options(parser: argparse.ArgumentParser) -> None:
+    for field in fields(TrainSettings):
+        if field.name != "seed":
+            _setting(parser, field.name, field.default)
 
 
 def _setting(parser: argparse.ArgumentParser, name: str, default) -> None:
