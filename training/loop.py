@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -27,7 +28,8 @@ from .photos import SubjectSet
 from .representations import SD15_TABLE_SCALE, build, restore
 from .resume import Progress, RunFolder
 from .run_card import run_card
-from .schedules import mean_weight, rate_factor
+from .running_mean import RunningMean
+from .schedules import rate_factor
 from .settings import TrainSettings
 from .shoots import shoots
 from .starts import norms_of, spread, word_vectors
@@ -148,7 +150,7 @@ class TrainingRun:
         self._own = self.views.unchanged()  # those that show the background which is to be explained
         vectors = len(next(iter(self.representation.plain().values())))
         self._word = {key: rows[torch.arange(vectors) % len(rows)] for key, rows in self.class_word().items()}
-        self._mean: dict[str, Tensor] = {}
+        self._mean = RunningMean(self.representation, settings.ema)
         self._best = self._copy()
         self._kept: list[tuple[int, dict[str, Tensor], Tensor]] = []
         self.has_background = float((1 - self._own.masks).mean()) > 0.02
@@ -253,7 +255,7 @@ class TrainingRun:
         if self.representation.kind == "TI":
             return {}
         self.representation.load_state_dict(self._best)
-        self._mean = {}
+        self._mean.forget()
         views = self.held_out or self.views
         fixed = self._fixed(views, 3)
         own = float(self._measure(views, fixed, (), "subject").mean())
@@ -301,8 +303,7 @@ class TrainingRun:
                 schedule.step()
                 if phase == "subject":
                     self.representation.hold_norms()
-                    if self.settings.ema:
-                        self._average(step)
+                    self._mean.draw(step)
                 self.history.losses.append((step - steps if phase == "background" else step, number))
                 progress = self._runs and Progress.at(phase, step, self.history, len(self._kept), self.generator)
                 if self._runs and progress and self._runs.is_due():
@@ -320,7 +321,7 @@ class TrainingRun:
 
     def _save(self, progress: Progress, optimiser: Any, scaler: Any) -> None:
         if self._runs is not None:
-            own = {"representation": self.representation.state_dict(), "mean": self._mean,
+            own = {"representation": self.representation.state_dict(), "mean": self._mean.numbers,
                    "backgrounds": self.backgrounds}  # fmt: skip
             self._runs.save(progress, {**own, "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict()},
                             self._kept)  # fmt: skip
@@ -330,7 +331,7 @@ class TrainingRun:
         self.history = progress.history
         self.generator.set_state(progress.generator)
         self.representation.load_state_dict(progress.state["representation"])
-        self._mean = {key: value.to(self.model.device) for key, value in progress.state["mean"].items()}
+        self._mean.load(progress.state["mean"], self.model.device)
         self._kept = progress.kept
         with torch.no_grad():
             for own, saved in zip(self.backgrounds, progress.state["backgrounds"], strict=True):
@@ -345,21 +346,6 @@ class TrainingRun:
         """Draws to measure on; larger batches without gradients take no more memory than plain training does."""
         batch = min(_FIXED_SAMPLES, self.settings.batch_size * (1 if self.settings.checkpointing else 3))
         return fixed_draws(self.model, views, _FIXED_SAMPLES, batch, self.settings.seed + seed)
-
-    def _average(self, step: int) -> None:
-        """Draw the newest numbers into their running mean."""
-        newest = self.representation.state_dict()
-        for key, value in newest.items():
-            if key not in self._mean or not value.is_floating_point():
-                self._mean[key] = value.detach().clone()
-            else:
-                self._mean[key].lerp_(value.detach(), mean_weight(self.settings.ema, step))
-        if self.representation.norms_held:  # a mean of vectors of one length is shorter
-            newest = {key: value.clone() for key, value in newest.items()}
-            self.representation.load_state_dict(self._mean)
-            self.representation.hold_norms()
-            self._mean = {key: value.detach().clone() for key, value in self.representation.state_dict().items()}
-            self.representation.load_state_dict(newest)
 
     def random(self, phase: str) -> Draw:
         """What is random in a step of a phase."""
@@ -426,22 +412,16 @@ class TrainingRun:
     ) -> Tensor:
         """Losses of the fixed samples: [N]."""
         self.representation.eval()
-        own = self.representation.state_dict()
-        newest = {key: value.clone() for key, value in own.items()} if self._mean and subject is None else {}
-        if newest:
-            self.representation.load_state_dict(self._mean)
         pieces = [piece for one in draws for piece in one.split(len(one.index) if self._is_short else 1)]
         parts = [Part(views, d, subject or self.representation, backgrounds, self.settings.strength, part)
                  for d in pieces]  # fmt: skip
         try:
-            values = losses_in_turn(self.model, parts).cpu()
+            with self._mean.in_place() if subject is None else nullcontext():
+                values = losses_in_turn(self.model, parts).cpu()
         except RuntimeError as error:
             if self._is_short or not is_out_of_memory(error):
                 raise
             self._is_short, values = True, None
-        finally:
-            if newest:
-                self.representation.load_state_dict(newest)
         if values is None:  # sample by sample from here on
             gc.collect()
             return self._measure(views, draws, backgrounds, part, subject)
@@ -489,7 +469,7 @@ class TrainingRun:
 
     def _copy(self) -> dict[str, Tensor]:
         """The representation's numbers as they are now, or their running mean."""
-        state = self._mean or self.representation.state_dict()
+        state = self._mean.numbers or self.representation.state_dict()
         return {k: v.detach().to("cpu", copy=True) for k, v in state.items()}
 
 
