@@ -21,7 +21,7 @@ from .preprocessing import IMAGENET, Preprocessing, of_folder
 EFFICIENTNET = "efficientnet-lite0"
 _DEMO = Path(__file__).parents[1] / "assets" / "demo"
 DEMO = {"demo-clip": _DEMO / "clip", "demo-dino": _DEMO / "dino"}
-_BATCH = 16
+BATCH = 16
 
 
 class Encoder(Protocol):
@@ -57,7 +57,7 @@ class TorchEncoder:
     def images(self, images: Tensor) -> Tensor:
         """Features [B, D] of images [B, 3, H, W] in [0, 1]."""
         device = next(self.module.parameters()).device
-        batches = (self._preprocessing(images[i : i + _BATCH]).to(device) for i in range(0, len(images), _BATCH))
+        batches = (self._preprocessing(images[i : i + BATCH]).to(device) for i in range(0, len(images), BATCH))
         return torch.cat([F.normalize(self._image(batch).float(), dim=-1).cpu() for batch in batches])
 
     @torch.no_grad()

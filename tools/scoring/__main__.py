@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from ...metrics import duplicates
-from ...metrics.encoders import load_encoder
+from ...metrics.encoders import BATCH, load_encoder
 from ...metrics.splits import split_set
 from ...metrics.statistics import coverage
 from ...training.photos import Photo, subject_set
@@ -123,7 +123,7 @@ def throughput(photos: Sequence[Photo]) -> dict[str, float]:
         taken["ours"].append(time.perf_counter() - began)
         began = time.perf_counter()
         with torch.no_grad():
-            for part in pictures.split(32):
+            for part in pictures.split(BATCH):
                 encoder.module(part)
         taken["bare"].append(time.perf_counter() - began)
     ours, bare = min(taken["ours"]), min(taken["bare"])
