@@ -6,7 +6,7 @@ train photo, looked at in its upper percentiles and beside what the photos reach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..training.photos import SubjectSet, photo_from_tensor
-from .duplicates import Thresholds, compare, find_matches
+from .duplicates import Thresholds, compare
 
 SSCD_THRESHOLD = 0.75  # Pizzi et al., "A Self-Supervised Descriptor for Image Copy Detection", CVPR 2022: precision .9
 SMALLEST = 128  # pixels of the shorter side from which on local features can tell
@@ -65,28 +65,17 @@ def copy_check(nearest: Tensor, real: Tensor, encoder: str) -> Copies | None:
     )  # fmt: skip
 
 
-def same_shots(train: SubjectSet, held_out: SubjectSet) -> dict[tuple[str, str], str]:
-    """Pairs of photos (SHA-256) that are near-duplicates or of one shoot, and which of the two."""
-    photos = (*train.photos, *held_out.photos)
-    return {(photos[i].sha256, photos[j].sha256): match.kind for (i, j), match in find_matches(photos).items()
-            if match.kind}  # fmt: skip
-
-
-def real_pairs(
-    train: SubjectSet, held_out: SubjectSet, seen: Tensor, unseen: Tensor, together: dict[tuple[str, str], str]
-) -> Tensor:
+def real_pairs(seen: Tensor, unseen: Tensor, together: Mapping[tuple[int, int], str]) -> Tensor:
     """Similarities [P] of pairs of different photos, one or both of them to train on.
 
     Pairs of one shoot are left out where three others remain, near-duplicates always. seen, unseen: features [N, D] of
-    train and held-out photos. together: see same_shots.
+    train and held-out photos. together: which pairs of them, in one row, are of kind "duplicate" or "same_shoot".
     """
-    hashes = [photo.sha256 for photo in (*train.photos, *held_out.photos)]
     similar = seen @ torch.cat([seen, unseen]).T
     by_kind: dict[str, list[Tensor]] = {"": [], "same_shoot": [], "duplicate": []}
-    for i in range(len(train)):
-        for j in range(i + 1, len(hashes)):
-            same = hashes[i] == hashes[j]
-            by_kind["duplicate" if same else together.get((hashes[i], hashes[j]), "")].append(similar[i, j])
+    for i in range(len(seen)):
+        for j in range(i + 1, similar.shape[1]):
+            by_kind[together.get((i, j), "")].append(similar[i, j])
     apart = by_kind[""] if len(by_kind[""]) >= _LEAST_PAIRS else by_kind[""] + by_kind["same_shoot"]
     return torch.stack(apart) if apart else similar.new_zeros(0)
 

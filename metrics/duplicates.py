@@ -159,14 +159,6 @@ def find_matches(photos: tuple[Photo, ...], limits: Thresholds = Thresholds()) -
         return dict(zip(wanted, pool.map(look, wanted), strict=True))
 
 
-def cross_matches(
-    first: tuple[Photo, ...], second: tuple[Photo, ...], limits: Thresholds = Thresholds()
-) -> list[Match]:
-    """The evidence for every pair of a photo of one set and one of another that may show one shot."""
-    found = find_matches((*first, *second), limits)
-    return [match for (i, j), match in found.items() if i < len(first) <= j]
-
-
 def compare(
     a: Photo, b: Photo, limits: Thresholds, ways: tuple[bool, ...] = (False, True),
     features: tuple[Features, Features] | None = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 from ..attractor.errors import AttractorError
 from ..attractor.prompts import spoken
 from ..training.photos import Photo, SubjectSet
-from .copies import SMALLEST, Copies, copy_check, pixel_copies, real_pairs, same_shots
-from .duplicates import cross_matches
+from .copies import SMALLEST, Copies, copy_check, pixel_copies, real_pairs
+from .duplicates import find_matches
 from .encoders import Encoder
 from .gallery import Retrieval, retrieve
 from .generations import Generations
@@ -88,14 +88,33 @@ class _Masks:
     photos: dict[str, Tensor]
 
 
+class _Looks:
+    """Goes through pictures batch by batch, and tells `watch` how far it has come."""
+
+    def __init__(self, watch: Callable[[int, int], None], total: int):
+        self._watch, self._done, self._total = watch, 0, total
+
+    def over(self, images: Tensor, look: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """What `look` gives for all batches of pictures [B, 3, H, W], in one tensor [B, ...]."""
+        found = []
+        for start in range(0, len(images), _AT_ONCE):
+            self._watch(self._done, self._total)
+            place = slice(start, start + _AT_ONCE)
+            found.append(look(images[place], place))
+            self._done += 1
+        return torch.cat(found)
+
+
 def score(
     generations: Generations, base: Generations | None, train: SubjectSet, held_out: SubjectSet,
     encoders: Sequence[Encoder], find: Finder | None = None, look_alikes: Sequence[Photo] = (),
+    watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:  # fmt: skip
     """Score pictures of a concept against held-out and train photos with every encoder.
 
     base: pictures of the same prompts and seeds without the concept. find: sees the subject in a picture, for scores
     of the subject alone and of the background alone. look_alikes: photos of other things, for the retrieval rank.
+    watch: told how many batches of pictures of how many have been looked at; what it raises ends the scoring.
     Raises AttractorError when a held-out photo is a near-duplicate of a train photo, when a set is empty, when the two
     sets of pictures do not pair, or when a look-alike is a photo of the subject.
     """
@@ -107,17 +126,23 @@ def score(
         base = _in_order_of(base, generations)
     _check_unseen(generations, held_out)
     _check_others(look_alikes, train, held_out)
-    nearest = check_disjoint(train, held_out)
+    matches = find_matches((*train.photos, *held_out.photos))
+    nearest = check_disjoint(train, held_out, matches)
+    regions = REGIONS[:1] if find is None else REGIONS
+    shown = 1 if base is None else 2
+    batches = shown * -(-len(generations.images) // _AT_ONCE)
+    looks = _Looks(watch, batches * (len(encoders) * len(regions) + (find is not None)))
     found = None if find is None else _Masks(
-        masks_of(generations.images, find), masks_of(base.images, find) if base is not None else None,
+        looks.over(generations.images, lambda part, _: masks_of(part, find)),
+        looks.over(base.images, lambda part, _: masks_of(part, find)) if base is not None else None,
         {photo.sha256: mask_of(photo, find) for photo in (*train.photos, *held_out.photos, *look_alikes)},
     )  # fmt: skip
-    together = same_shots(train, held_out)
+    together = {pair: match.kind for pair, match in matches.items() if match.kind}
     scores, pixels, looked = [], None, False
     for encoder in encoders:
-        for region in REGIONS[:1] if found is None else REGIONS:
-            seen = _look(encoder, region, generations, base, train, held_out, look_alikes, found)
-            scores.append(_image_score(encoder, region, seen, generations, train, held_out, together))
+        for region in regions:
+            seen = _look(encoder, region, generations, base, train, held_out, look_alikes, found, looks)
+            scores.append(_image_score(encoder, region, seen, generations, train, together))
             if region == "whole" and encoder.has_text:
                 scores.append(_text_score(encoder, seen, generations))
             if region == "whole" and not looked:
@@ -128,26 +153,23 @@ def score(
 
 def _look(
     encoder: Encoder, region: str, generations: Generations, base: Generations | None, train: SubjectSet,
-    held_out: SubjectSet, others: Sequence[Photo], masks: _Masks | None,
+    held_out: SubjectSet, others: Sequence[Photo], masks: _Masks | None, looks: _Looks,
 ) -> _Seen:  # fmt: skip
     of_photos = masks.photos if masks and region != "whole" else None
+
+    def features(images: Tensor, own: Tensor | None) -> Tensor:
+        def look(part: Tensor, place: slice) -> Tensor:
+            return encoder.images(part if own is None or region == "whole" else only(region, part, own[place]))
+
+        return looks.over(images, look)
+
     return _Seen(
-        picture_features(encoder, generations.images, region, masks.pictures if masks else None),
-        picture_features(encoder, base.images, region, masks.base if masks else None) if base is not None else None,
+        features(generations.images, masks.pictures if masks else None),
+        features(base.images, masks.base if masks else None) if base is not None else None,
         photo_features(encoder, train.photos, region, of_photos),
         photo_features(encoder, held_out.photos, region, of_photos),
         photo_features(encoder, others, region, of_photos) if others and region != "background" else None,
     )
-
-
-def picture_features(
-    encoder: Encoder, images: Tensor, region: str = "whole", masks: Tensor | None = None
-) -> Tensor:
-    """Features [B, D] of a region of pictures [B, 3, H, W]. masks: [B, H, W], needed but for the whole."""
-    if masks is None or region == "whole":
-        return encoder.images(images)
-    parts = zip(images.split(_AT_ONCE), masks.split(_AT_ONCE), strict=True)
-    return torch.cat([encoder.images(only(region, part, mask)) for part, mask in parts])
 
 
 def photo_features(
@@ -188,10 +210,11 @@ def _check_others(look_alikes: Sequence[Photo], train: SubjectSet, held_out: Sub
     if not look_alikes:
         return
     large = min(min(photo.size) for photo in look_alikes) >= SMALLEST  # small ones look alike to local features
-    own = (*train.photos, *held_out.photos)
-    copies = {m.a for m in cross_matches(tuple(look_alikes), own) if m.kind == "duplicate"} if large else set()
+    own, count = (*train.photos, *held_out.photos), len(look_alikes)
+    matches = find_matches((*look_alikes, *own)) if large else {}
+    copies = {i for (i, j), match in matches.items() if i < count <= j and match.kind == "duplicate"}
     known = {photo.pixels.numpy().tobytes() for photo in own}
-    twice = [p.name for p in look_alikes if p.name in copies or p.pixels.numpy().tobytes() in known]
+    twice = [p.name for i, p in enumerate(look_alikes) if i in copies or p.pixels.numpy().tobytes() in known]
     if twice:
         raise AttractorError(f"look_alikes holds the subject itself: {', '.join(twice)}. Give photos of other things.")
 
@@ -215,8 +238,8 @@ def _check_pair(generations: Generations, base: Generations) -> None:
 
 
 def _image_score(
-    encoder: Encoder, region: str, seen: _Seen, generations: Generations, train: SubjectSet, held_out: SubjectSet,
-    together: dict[tuple[str, str], str],
+    encoder: Encoder, region: str, seen: _Seen, generations: Generations, train: SubjectSet,
+    together: dict[tuple[int, int], str],
 ) -> Score:  # fmt: skip
     to_train, to_held = seen.pictures @ seen.train.T, seen.pictures @ seen.held_out.T
     excess = to_train.mean(1) - to_held.mean(1)
@@ -241,7 +264,10 @@ def _image_score(
         }
         for i, item in enumerate(generations.items)
     ]
-    real = real_pairs(train, held_out, seen.train, seen.held_out, together)
+    copies = None
+    if region == "whole":
+        real = real_pairs(seen.train, seen.held_out, together)
+        copies = copy_check(to_train.max(1).values, real, encoder.stamp["encoder"])
     return Score(
         "image", encoder.stamp, region, held_out=float(to_held.mean()), train=float(to_train.mean()),
         memorisation_gap=more if seen.base is not None else None,
@@ -249,7 +275,7 @@ def _image_score(
         leak=_over(moved, torch.zeros_like(moved), generations) if moved is not None else None,
         diversity=_diversity(seen.pictures, generations),
         diversity_floor=_diversity(seen.base, generations) if seen.base is not None else None,
-        copies=copy_check(to_train.max(1).values, real, encoder.stamp["encoder"]) if region == "whole" else None,
+        copies=copies,
         retrieval=retrieve(seen.pictures, seen.held_out, seen.others) if seen.others is not None else None,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..attractor.errors import AttractorError
 from ..training.photos import SubjectSet
-from .duplicates import Match, Thresholds, cross_matches, find_matches
+from .duplicates import Match, Thresholds, find_matches
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,17 @@ def split_set(subject: SubjectSet, held_out: float, seed: int, limits: Threshold
     return _assemble(subject, chosen, groups, matches, seed, limits, wanted)
 
 
-def check_disjoint(train: SubjectSet, held_out: SubjectSet, limits: Thresholds = Thresholds()) -> Match | None:
+def check_disjoint(
+    train: SubjectSet, held_out: SubjectSet, matches: Mapping[tuple[int, int], Match] | None = None
+) -> Match | None:
     """The strongest pair across two sets, or None when one is empty.
 
-    Raises AttractorError when a held-out photo is a near-duplicate of a train photo, naming both.
+    matches: what find_matches says of train and held-out photos in one row, where it is at hand. Raises AttractorError
+    when a held-out photo is a near-duplicate of a train photo, naming both.
     """
-    found = cross_matches(train.photos, held_out.photos, limits)
+    if matches is None:
+        matches = find_matches((*train.photos, *held_out.photos))
+    found = [match for (i, j), match in matches.items() if i < len(train) <= j]
     for match in found:
         if match.kind == "duplicate":
             raise AttractorError(

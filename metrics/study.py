@@ -82,18 +82,18 @@ def create(
     shown = [add(_small(photo.pixels)) for photo in references[:_REFERENCES]] if question != "prompt" else []
     manifest = {"format": 1, "question": question, "references": shown, "items": items}
     folder = root / hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+    named = json.dumps({"methods": list(names), "word": runs[0].class_word or "subject"})
     if not (folder / "study.json").is_file():
-        _write(folder, manifest, files)
-    named = {"methods": list(names), "word": runs[0].class_word or "subject"}
-    write_beside(folder / "names.json", lambda path: path.write_text(json.dumps(named), encoding="utf-8"))
+        _write(folder, manifest, named, files)
+    write_beside(folder / "names.json", lambda path: path.write_text(named, encoding="utf-8"))
     return open_study(root, folder.name)
 
 
 def open_study(root: Path, name: str) -> Study:
-    """The study of that id. Raises AttractorError when there is none."""
+    """The study of that id. Raises NotThere when there is none."""
     folder = root / name
     if not _ID.fullmatch(name) or not (folder / "study.json").is_file():
-        raise AttractorError("There is no study of this address. Open the link that the Study node gives.")
+        raise NotThere("There is no study of this address. Open the link that the Study node gives.")
     manifest, named = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("study.json", "names.json"))
     return Study(folder, manifest, tuple(named["methods"]), named["word"])
 
@@ -102,10 +102,12 @@ def others_with_votes(root: Path, study: Study) -> list[str]:
     """Ids of other studies that ask the same of the same prompts and have votes: this one may be theirs, changed."""
     prompts, found = {item["prompt"] for item in study.manifest["items"]}, []
     for path in sorted(root.glob("*/votes.db")):
-        other = open_study(root, path.parent.name) if path.parent.name != study.id else None
-        if other and other.manifest["question"] == study.manifest["question"] and other.result().votes:
-            if {item["prompt"] for item in other.manifest["items"]} == prompts:
-                found.append(other.id)
+        if path.parent.name == study.id or not _ID.fullmatch(path.parent.name):
+            continue
+        other = open_study(root, path.parent.name)
+        same = {item["prompt"] for item in other.manifest["items"]} == prompts
+        if same and other.manifest["question"] == study.manifest["question"] and other.result().votes:
+            found.append(other.id)
     return found
 
 
@@ -113,6 +115,10 @@ def state_of(root: Path) -> str:
     """Changes whenever a study below root gets a vote."""
     found = sorted(root.glob("*/votes.db*")) if root.is_dir() else []
     return ";".join(f"{p.parent.name}/{p.name}:{p.stat().st_mtime_ns}:{p.stat().st_size}" for p in found)
+
+
+class NotThere(AttractorError):
+    """There is no such study, or no such picture in it."""
 
 
 class VotesError(AttractorError):
@@ -134,9 +140,9 @@ class Study:
         return self.folder.name
 
     def picture(self, token: str) -> bytes:
-        """One of this study's pictures as PNG. Raises AttractorError for any other."""
+        """One of this study's pictures as PNG. Raises NotThere for any other."""
         if not _TOKEN.fullmatch(token) or token not in self._tokens:
-            raise AttractorError("This study has no such picture.")
+            raise NotThere("This study has no such picture.")
         return (self.folder / "pictures" / f"{token}.png").read_bytes()
 
     def state(self, rater: str) -> dict:
@@ -201,8 +207,8 @@ class Study:
         """(item, whether its sides are changed) in the order of this rater, the same each time."""
         digest = hashlib.sha256(f"{self.id} {rater}".encode()).digest()
         rng = np.random.default_rng(list(digest))
-        count_ = len(self.manifest["items"])
-        return list(zip(rng.permutation(count_).tolist(), (rng.random(count_) < 0.5).tolist(), strict=True))
+        total = len(self.manifest["items"])
+        return list(zip(rng.permutation(total).tolist(), (rng.random(total) < 0.5).tolist(), strict=True))
 
     @contextmanager
     def _votes(self) -> Iterator[sqlite3.Connection]:
@@ -246,11 +252,11 @@ def _catches(
     wanted, found = max(2, len(items) // 10), []
     sides = [(item, side) for item in items for side in (0, 1)]
     for i in rng.permutation(len(sides)):
+        if len(found) == wanted:
+            break
         item, side = sides[i]
         whole = files[item["pictures"][side]]
         spoilt = _spoil(whole, rng)
-        if len(found) == wanted:
-            break
         if float((spoilt - whole[:, : spoilt.shape[1], : spoilt.shape[2]]).abs().mean()) < _SEEN:
             continue
         run = item["second" if side else "first"]
@@ -276,7 +282,7 @@ def _small(pixels: Tensor, side: int = 512) -> Tensor:
     return torch.nn.functional.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
-def _write(folder: Path, manifest: dict, files: dict[str, Tensor]) -> None:
+def _write(folder: Path, manifest: dict, named: str, files: dict[str, Tensor]) -> None:
     """Write the folder beside its place, then rename.
 
     Pictures get names with a secret in them, for a hash of its pixels would tell a picture to whoever has it.
@@ -291,6 +297,7 @@ def _write(folder: Path, manifest: dict, files: dict[str, Tensor]) -> None:
         for digest in sorted(files, key=token.__getitem__):
             to_picture(files[digest]).save(staging / "pictures" / f"{token[digest]}.png", "PNG")
         (staging / "study.json").write_text(text, encoding="utf-8")
+        (staging / "names.json").write_text(named, encoding="utf-8")
         staging.rename(folder)
     except OSError as error:
         if not (folder / "study.json").is_file():  # unless another run was quicker with the same study

@@ -15,6 +15,7 @@ from ..metrics.scores import score
 from ..training.concept import check_name
 from ..training.photos import photo_from_tensor
 from .host import folders
+from .host.progress import watcher
 from .host.vision import HostVision, on_device
 from .types import CATEGORY, GenerationsType, ReportType, SubjectSetType, to_host
 
@@ -83,7 +84,7 @@ class Score(io.ComfyNode):
         loaded = [load_encoder(name, folders.model_folders()) for name in names]
         with on_device(loaded) if loaded else nullcontext():
             encoders = [*loaded, *([HostVision(clip_vision)] if clip_vision is not None else [])]
-            report = score(generations, base_generations, train_set, held_out_set, encoders, find, others)
+            report = score(generations, base_generations, train_set, held_out_set, encoders, find, others, watcher())
         text = report.text
         if folder is not None:
             _, page = write_report(report, folder)

@@ -68,3 +68,14 @@ def _send_text(message: str, node_id: str | None) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None and node_id is not None and hasattr(server, "send_progress_text"):
         server.send_progress_text(message, node_id)
+
+
+def watcher() -> Callable[[int, int], None]:
+    """Moves the running node's bar, and raises the host's own interruption when the user cancels."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def told(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return told

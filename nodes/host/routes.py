@@ -17,7 +17,7 @@ from comfy.cli_args import args
 from server import PromptServer
 
 from ...attractor.errors import AttractorError
-from ...metrics.study import Study, VotesError, open_study
+from ...metrics.study import NotThere, Study, VotesError, open_study
 from . import folders
 
 STUDY = "/attractor/study/"
@@ -55,62 +55,64 @@ def study_address() -> str:
 
 
 async def _page(request: web.Request) -> web.Response:
-    found = await _answer(lambda: _study(request) and _PAGE.read_text(encoding="utf-8"))
-    if isinstance(found, web.Response):
-        return web.Response(status=found.status, text=json.loads(found.text or "{}").get("error", ""))
-    script = re.search(r"<script>(.*?)</script>", found, re.S)
+    page = await _answer(lambda: _study(request) and _PAGE.read_text(encoding="utf-8"), _plain)
+    script = re.search(r"<script>(.*?)</script>", page, re.S)
     digest = base64.b64encode(hashlib.sha256((script.group(1) if script else "").encode()).digest()).decode()
     policy = (f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'unsafe-inline'; "
               f"script-src 'sha256-{digest}'")  # fmt: skip
-    return web.Response(text=found, content_type="text/html", headers={"Content-Security-Policy": policy})
+    return web.Response(text=page, content_type="text/html", headers={"Content-Security-Policy": policy})
 
 
 async def _state(request: web.Request) -> web.Response:
-    found = await _answer(lambda: _study(request).state(request.query.get("rater", "")))
-    return found if isinstance(found, web.Response) else web.json_response(found, headers={"Cache-Control": "no-store"})
+    state = await _answer(lambda: _study(request).state(request.query.get("rater", "")))
+    return web.json_response(state, headers={"Cache-Control": "no-store"})
 
 
 async def _vote(request: web.Request) -> web.Response:
     if (request.content_length or 0) > _LARGEST_VOTE:
-        return _error("This is more than a vote.", 413)
+        raise _json(web.HTTPBadRequest, "This is more than a vote.")
     try:
         vote = await request.json()
     except ValueError:
         vote = None
     if not isinstance(vote, dict):
-        return _error("A vote is a JSON object with rater, position, choice and seconds.", 400)
+        raise _json(web.HTTPBadRequest, "A vote is a JSON object with rater, position, choice and seconds.")
     rater, position, choice = vote.get("rater", ""), vote.get("position", -1), vote.get("choice", "")
-    seconds = vote.get("seconds", 0)
-    left = vote.get("left")
-    found = await _answer(lambda: _study(request).vote(rater, position, choice, seconds, left) or {})
-    return found if isinstance(found, web.Response) else web.json_response({"kept": True})
+    seconds, left = vote.get("seconds", 0), vote.get("left")
+    await _answer(lambda: _study(request).vote(rater, position, choice, seconds, left))
+    return web.json_response({"kept": True})
 
 
 async def _picture(request: web.Request) -> web.Response:
-    found = await _answer(lambda: _study(request).picture(request.match_info["token"]))
-    if isinstance(found, web.Response):
-        return found
-    return web.Response(body=found, content_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+    picture = await _answer(lambda: _study(request).picture(request.match_info["token"]))
+    return web.Response(body=picture, content_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _study(request: web.Request) -> Study:
     return open_study(folders.studies_folder(), request.match_info["id"])
 
 
-async def _answer(ask: Callable[[], Any]) -> Any:
-    """What `ask` gives, away from the server's own thread; a response for what goes wrong."""
+def _json(kind: type[web.HTTPException], message: str) -> web.HTTPException:
+    return kind(text=json.dumps({"error": message}), content_type="application/json")
+
+
+def _plain(kind: type[web.HTTPException], message: str) -> web.HTTPException:
+    return kind(text=message)
+
+
+async def _answer(ask: Callable[[], Any], refusal: Callable[..., web.HTTPException] = _json) -> Any:
+    """What `ask` gives, away from the server's own thread. Raises what the host answers where something goes wrong."""
     try:
         return await asyncio.to_thread(ask)
+    except NotThere as error:
+        raise refusal(web.HTTPNotFound, str(error)) from None
     except VotesError as error:
         logging.error("attractor: %s", error)
-        return _error("The votes cannot be kept just now; the server's log says why.", 500)
+        why = "The votes cannot be kept just now; the server's log says why."
+        raise refusal(web.HTTPInternalServerError, why) from None
     except AttractorError as error:
-        unknown = "no study" in str(error) or "no such picture" in str(error)
-        return _error(str(error), 404 if unknown else 400)
-    except Exception:
-        logging.exception("attractor: a study's page failed")
-        return _error("The study cannot be read; the server's log says why.", 500)
-
-
-def _error(message: str, status: int) -> web.Response:
-    return web.json_response({"error": message}, status=status)
+        raise refusal(web.HTTPBadRequest, str(error)) from None
+    except (OSError, ValueError, KeyError) as error:
+        logging.exception("attractor: a study cannot be read")
+        why = "The study cannot be read; the server's log says why."
+        raise refusal(web.HTTPInternalServerError, why) from error

@@ -141,3 +141,23 @@ def ask(host, path, rater):
 def send(host, path, rater, position, choice):
     vote = {"rater": rater, "position": position, "choice": choice, "seconds": 1.0}
     return requests.post(f"{host.url}{path}/vote", json=vote, timeout=10)
+
+
+def test_scoring_moves_the_bar_and_can_be_cancelled(server, load_demo, demo):
+    """The page's Cancel, pressed when the first batch of pictures has been looked at."""
+    told = []
+
+    def press(kind, data):
+        if kind == "progress" and data.get("node") == "score_one":
+            told.append((data["value"], data["max"]))
+            if len(told) == 2:
+                server.interrupt()
+
+    many = graph(load_demo, demo, score={"regions": "subject and background too"})
+    for name in ("one", "base"):
+        many[name]["inputs"].update(seeds=40, batch_size=40, steps=1)
+    kept = {"demo", "split", "one", "base", "score_one"}
+    with pytest.raises(GraphError, match="interrupted"):
+        server.queue({k: v for k, v in many.items() if k in kept}, on_event=press)
+    assert told[0][1] == told[1][1] > told[1][0] > told[0][0]
+    assert told[-1][0] < told[-1][1], "it went on to the end"
