@@ -13,6 +13,10 @@ PROMPTS = (
     "a photo of a <subject> on a blue wooden background",
     "a photo of a <subject> on a white tile background",
     "a photo of a <subject> on a purple curtain background",
+    "a photo of a <subject> on a yellow room background",
+    "a photo of a <subject> on a black plain background",
+    "a photo of a <subject> on a pink tile background",
+    "a photo of a <subject> on a green wooden background",
 )
 
 
@@ -23,7 +27,7 @@ def node(kind: str, **inputs) -> dict:
 
 def main_road(
     folder: str = "", class_word: str = "cup", name: str = "demo-cup", report: str = "demo", back_end: str = "saliency",
-    held_out: float = 4, split_seed: int = 4, prompts: tuple[str, ...] = PROMPTS, seeds: int = 3,
+    held_out: float = 4, split_seed: int = 4, prompts: tuple[str, ...] = PROMPTS, seeds: int = 2,
     when_exists: str = "overwrite", training: dict | None = None, sampler: dict | None = None,
 ) -> dict:  # fmt: skip
     """The whole road on the demo checkpoint; folder: photos to learn from, or "" for the demo subject.

@@ -56,7 +56,7 @@ def grid(concept: Ref | None = None, prompts: tuple[str, ...] = PROMPTS, word: s
         **({"concept": concept} if concept else {}),
         prompts="\n".join(prompts),
         class_word=word,
-        **{"first_seed": 1, "seeds": 3, "batch_size": 6, "steps": 20, "cfg": 3.0, "width": 64, "height": 64, **changes},
+        **{"first_seed": 1, "seeds": 2, "batch_size": 6, "steps": 20, "cfg": 3.0, "width": 64, "height": 64, **changes},
     )
 
 
