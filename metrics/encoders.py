@@ -89,7 +89,7 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
             "(ViT-B-32.safetensors) or a transformers folder (config.json and model.safetensors) there."
         )
     if path.is_dir():
-        return transformers_folder(path)
+        return transformers_folder(path, name)
     return sscd_file(path) if _is_sscd(path) else open_clip_file(path)
 
 
@@ -185,7 +185,7 @@ class _GeneralisedMean(torch.nn.Module):
         return x.clamp(min=1e-6).pow(3).mean((-2, -1), keepdim=True).pow(1 / 3)
 
 
-def transformers_folder(path: Path) -> TorchEncoder:
+def transformers_folder(path: Path, name: str) -> TorchEncoder:
     """CLIP, DINO or DINOv2 from a folder in transformers' layout, safetensors only, without any download."""
     if find_spec("transformers") is None:
         raise AttractorError(f"{path.name} needs transformers, which is not installed: run 'pip install transformers'.")
@@ -206,9 +206,9 @@ def transformers_folder(path: Path) -> TorchEncoder:
         tokenizer = _clip_tokenizer(path)
         image = lambda x: _features(model.get_image_features(pixel_values=x))  # noqa: E731
         text = lambda t: _features(model.get_text_features(**tokenizer(t).to(_device(model))))  # noqa: E731
-        return TorchEncoder(f"transformers {path.name}", file_sha256(weights), model, preprocessing, image, text)
+        return TorchEncoder(name, file_sha256(weights), model, preprocessing, image, text)
     image = lambda x: model(pixel_values=x).last_hidden_state[:, 0]  # noqa: E731
-    return TorchEncoder(f"transformers {path.name}", file_sha256(weights), model, preprocessing, image)
+    return TorchEncoder(name, file_sha256(weights), model, preprocessing, image)
 
 
 def file_sha256(path: Path) -> str:
