@@ -98,7 +98,7 @@ def _quickstart() -> Template:
 
 
 def _learn(name: str, model: dict, side: int, batch: int) -> Template:
-    grid = {"seeds": 2, "steps": 25, "cfg": 7.0, "width": side, "height": side, "batch_size": 2}
+    pictures = {"seeds": 2, "steps": 25, "cfg": 7.0, "width": side, "height": side, "batch_size": 2}
     encoder = {"image_encoder": "efficientnet-lite0", "text_encoder": "none"}
     return Template(
         name,
@@ -145,9 +145,9 @@ def _learn(name: str, model: dict, side: int, batch: int) -> Template:
                 "4 Pictures",
                 "The same prompts and seeds with the concept and, below, with the class word alone.",
                 {
-                    "grid": grid(["train", 0], _PROMPTS, **grid),
+                    "grid": grid(["train", 0], _PROMPTS, **pictures),
                     "sheet": node("PreviewImage", images=["grid", 1]),
-                    "base": grid(None, _PROMPTS, "dog", **grid),
+                    "base": grid(None, _PROMPTS, "dog", **pictures),
                 },
             ),
             judged(
