@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from .compare import Comparison
 
 
+PAGES = ("report.html", "comparison.html")
 _SUSPECTS = 6
 _SHEET_PROMPTS, _SHEET_SEEDS = 24, 8
 
 
 def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     """Write folder/report.json, report.csv and report.html; gives the paths of the first and the last."""
-    data, page = folder / "report.json", folder / "report.html"
+    data, page = folder / "report.json", folder / PAGES[0]
     text, html = json.dumps(report.as_dict(), indent=2, sort_keys=True), render(report)
     write_beside(data, _writer(text))
     write_beside(folder / "report.csv", _writer(report.as_csv()))
@@ -44,7 +45,7 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
 
 def write_comparison(comparison: Comparison, folder: Path, reports: Sequence[Report] = ()) -> tuple[Path, Path]:
     """Write folder/comparison.json and comparison.html, with the runs' pictures where they are given; both paths."""
-    data, page = folder / "comparison.json", folder / "comparison.html"
+    data, page = folder / "comparison.json", folder / PAGES[1]
     sheets = [(name, _sheet(report.generations)) for name, report in zip(comparison.names, reports, strict=False)]
     verdicts = list(zip(comparison.names, comparison.grades, strict=True))
     chart = _vector(comparison_chart_svg(comparison))

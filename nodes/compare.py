@@ -9,7 +9,7 @@ from ..metrics.compare import compare_reports
 from ..metrics.generations import from_picture
 from ..metrics.page import write_comparison
 from ..training.concept import check_name
-from .host import folders
+from .host import folders, panels
 from .types import CATEGORY, ReportType, StudyType, names_of, to_host
 
 
@@ -46,8 +46,10 @@ class Compare(io.ComfyNode):
         folder = folders.report_folder(check_name(report_name.strip())) if report_name.strip() else None
         reports = [r for r in (report_a, report_b, report_c, report_d) if r is not None]
         found = compare_reports([r.as_dict() for r in reports], names_of(names), study)
-        text = found.text
+        text, page = found.text, None
         if folder is not None:
             _, page = write_comparison(found, folder, reports)
             text += f"\npage: {page}"
-        return io.NodeOutput(to_host(from_picture(comparison_chart(found))[None]), text, ui={"text": (text,)})
+        panel = panels.verdicts([(n, r.verdict) for n, r in zip(found.names, reports, strict=True)], page)
+        chart = to_host(from_picture(comparison_chart(found))[None])
+        return io.NodeOutput(chart, text, ui={"text": (text,), **panel})

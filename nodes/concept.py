@@ -11,7 +11,7 @@ from ..attractor.prompts import SUBJECT
 from ..training.concept import load_concept, save_concept
 from .host import folders
 from .host.sampling import prompted
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, CLIP_TIP, MODEL_TIP, ConceptType, rare
 
 
 class SaveConcept(io.ComfyNode):
@@ -25,7 +25,7 @@ class SaveConcept(io.ComfyNode):
             "other programs that read Textual Inversion files.",
             is_output_node=True,
             inputs=[
-                ConceptType.Input("concept"),
+                ConceptType.Input("concept", tooltip="What Train Concept gave."),
                 io.String.Input("name", default="my-subject", tooltip="Type embedding:name in any prompt to use it."),
                 io.Combo.Input(
                     "when_exists", options=["refuse", "number", "overwrite"], default="refuse",
@@ -78,18 +78,18 @@ class Prompt(io.ComfyNode):
             category=CATEGORY,
             description=f"A prompt with the concept where it says {SUBJECT}, for any sampler.",
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
-                ConceptType.Input("concept"),
+                io.Model.Input("model", tooltip=MODEL_TIP),
+                io.Clip.Input("clip", tooltip=CLIP_TIP),
+                ConceptType.Input("concept", tooltip="From Train Concept or Load Concept."),
                 io.String.Input(
                     "prompt", multiline=True, default=f"a photo of a {SUBJECT} on a beach",
                     tooltip=f"The prompt; {SUBJECT} is where the learnt subject goes.",
                 ),
-                io.Int.Input(
+                rare(io.Int.Input(
                     "truncation", default=0, min=0, max=127, optional=True,
                     tooltip="For NeTI concepts: how many of the 128 hidden units are used; 0 uses all. Fewer leave the "
                     "prompt more to say and keep less of the subject.",
-                ),
+                )),
             ],
             outputs=[
                 io.Model.Output("patched_model", display_name="model"),

@@ -17,12 +17,12 @@ from ..attractor.overlay import effective_weight, mask_picture
 from ..attractor.photo_masks import BACK_ENDS, mask_set
 from ..attractor.raw_masks import Sources, gather
 from ..attractor.saliency import KINDS, SaliencyModel
-from ..attractor.verdicts import verdict_text
+from ..attractor.verdicts import ADVICE, verdict_text
 from ..training.views import centre_view
-from .host import folders
+from .host import folders, panels
 from .host.model import HostModel
 from .host.vision import on_device
-from .types import CATEGORY, SubjectSetType, single, to_host
+from .types import CATEGORY, SubjectSetType, rare, single, to_host
 
 
 class Mask(io.ComfyNode):
@@ -35,7 +35,7 @@ class Mask(io.ComfyNode):
             description="Say which pixels of each photo belong to the subject. The rest is kept out of the embedding.",
             is_input_list=True,
             inputs=[
-                SubjectSetType.Input("subject"),
+                SubjectSetType.Input("subject", tooltip="The photos to mask."),
                 io.Combo.Input(
                     "back_end", options=list(BACK_ENDS), default="auto",
                     tooltip="auto: all that are available, compared with one another and across the photos. saliency: "
@@ -57,8 +57,8 @@ class Mask(io.ComfyNode):
                     "the subject, one a photo: it says which object is meant; an empty one says nothing.",
                 ),
                 io.Model.Input("model", optional=True, tooltip="For 'attention', and for 'auto' the better."),
-                io.Clip.Input("clip", optional=True),
-                io.Vae.Input("vae", optional=True),
+                io.Clip.Input("clip", optional=True, tooltip="With model: its text encoder."),
+                io.Vae.Input("vae", optional=True, tooltip="With model: its VAE."),
                 io.String.Input(
                     "clicks", default="", multiline=True, optional=True,
                     tooltip="Which object is meant: 'x, y' on it or a box 'left, top, right, bottom', in pixels or "
@@ -68,27 +68,27 @@ class Mask(io.ComfyNode):
                     "word", default="", optional=True,
                     tooltip="What 'attention' and 'text' look for; empty: the class word.",
                 ),
-                io.Combo.Input(
+                rare(io.Combo.Input(
                     "saliency_model", options=list(KINDS), default="u2netp", optional=True,
                     tooltip="Which salient-object model; its .onnx file lies in models/attractor.",
-                ),
-                io.Combo.Input(
+                )),
+                rare(io.Combo.Input(
                     "unit", options=list(UNITS), default=UNITS[0], optional=True,
                     tooltip="Of grow and feather: of the photo's longer side, or pixels.",
-                ),
-                io.Float.Input(
+                )),
+                rare(io.Float.Input(
                     "edges", default=0.0, min=0, max=50, step=0.5, optional=True,
                     tooltip="Draw the mask to edges of the photo within so many thousandths of its longer side. 0: off",
-                ),
+                )),
                 io.Float.Input(
                     "strength", default=1.0, min=0, max=1, step=0.05, optional=True,
                     tooltip="Attractor strength that the picture shows the loss weight for; training has its own.",
                 ),
-                io.Int.Input(
+                rare(io.Int.Input(
                     "cells", default=64, min=4, max=256, optional=True,
                     tooltip="Side of the latent grid in that picture: 64 for SD1.5 at 512, 128 for SDXL, 8 for the "
                     "demo.",
-                ),
+                )),
             ],
             outputs=[
                 SubjectSetType.Output("masked", display_name="subject", is_output_list=True),
@@ -134,7 +134,8 @@ class Mask(io.ComfyNode):
             notes = [f"auto did without {k}: {v}" for k, v in sources.missing.items()] if back_end == "auto" else []
             texts.append(verdict_text(masked.names, [p.verdict for p in masked.photos], found, notes))
             data.append(json.dumps({photo.name: photo.judgement() for photo in masked.photos}, indent=1))
-        return io.NodeOutput(sets, masks_out, shown, texts, data)
+        panel = panels.masks(sets, single(strength), single(cells), ADVICE)
+        return io.NodeOutput(sets, masks_out, shown, texts, data, ui=panel)
 
 
 def _marks(subject: Any, given: list) -> dict[str, Click]:

@@ -14,7 +14,7 @@ from ..training.settings import TrainSettings
 from .host.model import HostModel
 from .host.progress import HostWatcher
 from .train import training_inputs
-from .types import CATEGORY, SubjectSetType, to_host
+from .types import CATEGORY, CLIP_TIP, MODEL_TIP, VAE_TIP, SubjectSetType, to_host
 
 
 class Propose(io.ComfyNode):
@@ -28,9 +28,9 @@ class Propose(io.ComfyNode):
             "they did not see, and say which one suits this set. Wire strength and steps into Train Concept.",
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
+                io.Model.Input("model", tooltip=MODEL_TIP),
+                io.Clip.Input("clip", tooltip=CLIP_TIP),
+                io.Vae.Input("vae", tooltip=VAE_TIP),
                 SubjectSetType.Input("train_set", tooltip="The photos to learn from, with masks."),
                 *training_inputs("strength"),
                 io.Int.Input("pilot_steps", default=100, min=10, max=10000, tooltip="Steps of the pilots."),

@@ -14,7 +14,7 @@ from ..metrics.page import write_report
 from ..metrics.scores import score
 from ..training.concept import check_name
 from ..training.photos import photo_from_tensor
-from .host import folders
+from .host import folders, panels
 from .host.progress import watcher
 from .host.vision import HostVision, on_device
 from .types import CATEGORY, GenerationsType, ReportType, SubjectSetType, to_host
@@ -36,8 +36,8 @@ class Score(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 GenerationsType.Input("generations", tooltip="Pictures of the concept."),
-                SubjectSetType.Input("train_set"),
-                SubjectSetType.Input("held_out_set"),
+                SubjectSetType.Input("train_set", tooltip="The photos that the concept learnt from."),
+                SubjectSetType.Input("held_out_set", tooltip="Photos that training never saw: what is scored against."),
                 io.Combo.Input(
                     "image_encoder", options=[*encoders, _NONE], default=EFFICIENTNET,
                     tooltip="Compares pictures with photos. Others appear when they lie in models/attractor.",
@@ -85,8 +85,9 @@ class Score(io.ComfyNode):
         with on_device(loaded) if loaded else nullcontext():
             encoders = [*loaded, *([HostVision(clip_vision)] if clip_vision is not None else [])]
             report = score(generations, base_generations, train_set, held_out_set, encoders, find, others, watcher())
-        text = report.text
+        text, page = report.text, None
         if folder is not None:
             _, page = write_report(report, folder)
             text += f"\npage: {page}"
-        return io.NodeOutput(report, to_host(from_picture(score_chart(report))[None]), text, ui={"text": (text,)})
+        return io.NodeOutput(report, to_host(from_picture(score_chart(report))[None]), text,
+                             ui={"text": (text,), **panels.verdicts([("", report.verdict)], page)})  # fmt: skip

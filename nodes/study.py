@@ -8,7 +8,7 @@ from ..attractor.errors import AttractorError
 from ..metrics.charts import people_chart
 from ..metrics.generations import from_picture
 from ..metrics.study import QUESTIONS, create, others_with_votes, state_of
-from .host import folders
+from .host import folders, panels
 from .host.routes import study_address, study_link
 from .types import CATEGORY, GenerationsType, StudyType, SubjectSetType, names_of, to_host
 
@@ -71,4 +71,5 @@ class Study(io.ComfyNode):
             text += (f"\nStudies of the same prompts have votes: {', '.join(others)}. Their pictures, photos, pairs or "
                      "seed were others; put those back to find the votes.")  # fmt: skip
         chart = to_host(from_picture(people_chart(people))[None])
-        return io.NodeOutput(people, link, text, chart, ui={"text": (text,)})
+        panel = panels.panel_of_study(study_link(study), people.votes, len(people.raters))
+        return io.NodeOutput(people, link, text, chart, ui={"text": (text,), **panel})

@@ -92,7 +92,7 @@ class Split(io.ComfyNode):
             description="Put some photos aside for scoring. Near-duplicates (mirrored, shifted, cropped, resized or "
             "recompressed copies) always stay on one side; the certificate says so.",
             inputs=[
-                SubjectSetType.Input("subject"),
+                SubjectSetType.Input("subject", tooltip="All photos of the subject, with masks or without."),
                 io.Float.Input(
                     "held_out", default=0.3, min=0.01, max=1000, step=0.01,
                     tooltip="Photos to hold out: a count (1 or more) or a fraction of all photos (below 1).",

@@ -18,11 +18,11 @@ from ..training.schedules import SCHEDULES, TIMESTEPS
 from ..training.settings import BACKGROUND_CHANGES, BACKGROUND_SCOPES, REPRESENTATIONS, TrainSettings
 from ..training.starts import NORMS, STARTS
 from ..training.together import Among, Job, most_together, train_together
-from .host import folders
+from .host import folders, panels
 from .host.model import HostModel
 from .host.progress import HostWatcher
 from .host.sampling import SamplerSettings, sample_grid
-from .types import CATEGORY, ConceptType, SubjectSetType, single, to_host
+from .types import CATEGORY, CLIP_TIP, MODEL_TIP, VAE_TIP, ConceptType, SubjectSetType, rare, single, to_host
 
 _DEFAULT = TrainSettings()
 
@@ -30,8 +30,10 @@ _DEFAULT = TrainSettings()
 def training_inputs(*without: str) -> list:
     """The inputs that TrainSettings is made of, in their order, but for those named."""
     inputs = [
-        io.Int.Input("steps", default=_DEFAULT.steps, min=1, max=100000, tooltip="Steps for the subject."),
-        io.Int.Input("batch_size", default=_DEFAULT.batch_size, min=1, max=256, tooltip="Views a step."),
+        io.Int.Input("steps", default=_DEFAULT.steps, min=1, max=100000,
+                     tooltip="Steps for the subject. With a held-out set the best one is kept: more cost time only."),
+        io.Int.Input("batch_size", default=_DEFAULT.batch_size, min=1, max=256,
+                     tooltip="Views of the photos in each step. More are steadier and take more memory."),
         io.Float.Input(
             "learning_rate", default=_DEFAULT.learning_rate, min=1e-7, max=10, step=1e-4, round=1e-7,
             tooltip="As published for SD1.5 (0.005); it is rescaled to the text encoder at hand.",
@@ -54,22 +56,25 @@ def training_inputs(*without: str) -> list:
             tooltip="Background tokens, which soak up the background and are dropped afterwards: one set for "
             "all photos, one for each photo or each shoot (found by their backgrounds), or none.",
         ),
-        io.Int.Input(
+        rare(io.Int.Input(
             "background_vectors", default=_DEFAULT.background_vectors, min=1, max=32,
             tooltip="Tokens in each set of background tokens.",
-        ),
-        io.Int.Input(
+        )),
+        rare(io.Int.Input(
             "background_steps", default=_DEFAULT.background_steps, min=0, max=100000,
             tooltip="At most so many steps for the background alone, first; it ends earlier once explained. "
             "0 trains both together.",
-        ),
-        io.Float.Input(
-            "zoom", default=_DEFAULT.zoom, min=1, max=4, step=0.05, tooltip="Largest random magnification."
-        ),
+        )),
+        rare(io.Float.Input(
+            "zoom", default=_DEFAULT.zoom, min=1, max=4, step=0.05,
+            tooltip="Largest random magnification.",
+        )),
         io.Boolean.Input(
             "flip", default=_DEFAULT.flip, tooltip="Mirror half of the views; not for a subject with writing."
         ),
-        io.Int.Input("views", default=_DEFAULT.views, min=1, max=256, tooltip="Views made of each photo."),
+        rare(io.Int.Input(
+            "views", default=_DEFAULT.views, min=1, max=256, tooltip="Views made of each photo."
+        )),
         io.Int.Input(
             "training_seed", default=_DEFAULT.seed, min=0, max=2**31 - 1,
             tooltip="Of everything random in training: the same graph gives the same embedding.",
@@ -90,18 +95,18 @@ class Train(io.ComfyNode):
             is_input_list=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
+                io.Model.Input("model", tooltip=MODEL_TIP),
+                io.Clip.Input("clip", tooltip=CLIP_TIP),
+                io.Vae.Input("vae", tooltip=VAE_TIP),
                 SubjectSetType.Input("train_set", tooltip="The photos to learn from; with masks, if they have any."),
                 *training_inputs(),
                 io.Int.Input(
                     "preview_every", default=0, min=0, max=100000,
                     tooltip="Steps between previews painted with the concept so far; 0 shows the loss curve instead.",
                 ),
-                io.String.Input(
-                    "preview_prompt", default=f"a photo of a {SUBJECT}", tooltip="Prompt of the previews."
-                ),
+                rare(io.String.Input(
+                    "preview_prompt", default=f"a photo of a {SUBJECT}", tooltip="Prompt of the previews.",
+                )),
                 SubjectSetType.Input(
                     "held_out_set", optional=True,
                     tooltip="Photos to stop by: the last step at which their loss has not risen is kept.",
@@ -117,7 +122,12 @@ class Train(io.ComfyNode):
                     tooltip="Gradient checkpointing: less memory, about a third more time. Where memory runs out it is "
                     "switched on by itself.",
                 ),
-                *_finer_inputs(),
+                *map(rare, _finer_inputs()),
+                ConceptType.Input(
+                    "start_concept", optional=True,
+                    tooltip="A concept to go on from, in the place of the class word; it says how many vectors there "
+                    "are.",
+                ),
             ],
             outputs=[
                 ConceptType.Output("concept", display_name="concept", is_output_list=True),
@@ -173,7 +183,9 @@ class Train(io.ComfyNode):
         for run, curve in zip(runs, curves, strict=True):
             run.add_picture("curve.png", curve)
         cards = [json.dumps(concept.run_card, indent=2) for concept, _ in found]
-        return io.NodeOutput([concept for concept, _ in found], [to_host(from_picture(c)[None]) for c in curves], cards)
+        shown = [to_host(from_picture(curve)[None]) for curve in curves]
+        panel = panels.panel_of_training([history for _, history in found])
+        return io.NodeOutput([concept for concept, _ in found], shown, cards, ui=panel)
 
 
 def _memory(host, settings) -> str:
@@ -239,9 +251,5 @@ def _finer_inputs() -> list:
             "norm", options=list(NORMS), default=_DEFAULT.norm, optional=True,
             tooltip="Length of the vectors: free, held at the start's, or held at the vocabulary's, so that only their "
             "direction is learnt (Directional Textual Inversion).",
-        ),
-        ConceptType.Input(
-            "start_concept", optional=True,
-            tooltip="A concept to go on from, in the place of the class word; it says how many vectors there are.",
         ),
     ]  # fmt: skip

@@ -14,6 +14,15 @@ ReportType = io.Custom("REPORT")
 StudyType = io.Custom("STUDY")
 
 CATEGORY = "attractor"
+MODEL_TIP = "The diffusion model as the host has loaded it; it is left as it was."
+CLIP_TIP = "The model's text encoder."
+VAE_TIP = "The model's VAE."
+
+
+def rare(given: Any) -> Any:
+    """An input that most users leave alone: pages that know of such show it on demand only."""
+    given.extra_dict = {**(getattr(given, "extra_dict", None) or {}), "advanced": True}
+    return given
 
 
 def to_host(images: Tensor) -> Tensor:

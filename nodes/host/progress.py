@@ -12,6 +12,7 @@ from PIL import Image
 
 from ...training.concept import Concept
 from ...training.history import History
+from . import panels
 
 _SECONDS_BETWEEN_TEXTS = 0.25
 
@@ -27,6 +28,7 @@ class HostWatcher:
         self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
         self._picture: Any = None
         self._last_text = 0.0
+        self._history: History | None = None
         self._shows_samples = False
 
     def step(self, done: int, total: int, value: float, phase: str) -> None:
@@ -37,11 +39,12 @@ class HostWatcher:
         if time.monotonic() - self._last_text > _SECONDS_BETWEEN_TEXTS or done == total:
             self._last_text = time.monotonic()
             _send_text(f"{phase}: step {done} of {total}, loss {value:.4f}", self._node_id)
+            self._tell_curve({"phase": phase, "step": done, "total": total, "loss": value})
 
     def measured(self, history: History) -> None:
-        """Show the curve with the next step, unless previews are shown."""
-        if not self._shows_samples:
-            self._picture = ("JPEG", self._curve(history), 512)
+        """Show the curve with the next step, unless previews are shown or the page draws it itself."""
+        self._history = history
+        self._show_curve(history)
 
     def say(self, message: str) -> None:
         """Show a line before the first step."""
@@ -49,8 +52,8 @@ class HostWatcher:
 
     def finish(self, history: History) -> None:
         """Show what came with the last step."""
-        if not self._shows_samples:
-            self._picture = ("JPEG", self._curve(history), 512)
+        panels.forget_curve(self._node_id)
+        self._show_curve(history)
         if self._picture is not None:
             self._bar.update_absolute(self._bar.total, self._bar.total, self._picture)
             self._picture = None
@@ -60,6 +63,13 @@ class HostWatcher:
         if self._sample is not None:
             self._shows_samples = True
             self._picture = ("JPEG", self._sample(done, concept), 512)
+
+    def _show_curve(self, history: History) -> None:
+        if not self._shows_samples and not panels.page_draws():
+            self._picture = ("JPEG", self._curve(history), 512)
+
+    def _tell_curve(self, at: dict[str, Any]) -> None:
+        panels.tell_curve(self._node_id, at | (panels.curve(self._history) if self._history is not None else {}))
 
 
 def _send_text(message: str, node_id: str | None) -> None:

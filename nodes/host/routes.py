@@ -1,4 +1,4 @@
-"""The pages that the host serves for this pack: blind studies, and nothing else."""
+"""What the host serves for this pack: blind studies, report pages, and the curves of trainings that go on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from comfy.cli_args import args
 from server import PromptServer
 
 from ...attractor.errors import AttractorError
+from ...metrics.page import PAGES
 from ...metrics.study import NotThere, Study, VotesError, open_study
-from . import folders
+from ...training.concept import check_name
+from . import folders, panels
 
 STUDY = "/attractor/study/"
 _PAGE = Path(__file__).parents[2] / "metrics" / "study.html"
 _LARGEST_VOTE = 4096  # bytes
+_LONGEST_ID = 200
 
 
 def register() -> None:
@@ -36,6 +39,9 @@ def register() -> None:
     routes.get(STUDY + "{id}/state")(_state)
     routes.post(STUDY + "{id}/vote")(_vote)
     routes.get(STUDY + "{id}/picture/{token}")(_picture)
+    routes.get("/attractor/report/{name}/{file}")(_report)
+    routes.get("/attractor/running")(_running)
+    routes.post("/attractor/page")(_page_said)
 
 
 def study_link(study: Study) -> str:
@@ -61,6 +67,39 @@ async def _page(request: web.Request) -> web.Response:
     policy = (f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'unsafe-inline'; "
               f"script-src 'sha256-{digest}'")  # fmt: skip
     return web.Response(text=page, content_type="text/html", headers={"Content-Security-Policy": policy})
+
+
+async def _report(request: web.Request) -> web.Response:
+    """A report's page: the host's own /view would only offer it for download."""
+    name, file = request.match_info["name"], request.match_info["file"]
+
+    def read() -> str:
+        path = folders.report_folder(check_name(name)) / file
+        if file not in PAGES or not path.is_file():
+            raise NotThere(f"{name}/{file}: no such report in output/attractor. Queue the graph again to write it.")
+        return path.read_text(encoding="utf-8")
+
+    page = await _answer(read, _plain)
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+    return web.Response(text=page, content_type="text/html", headers=headers)
+
+
+async def _running(_: web.Request) -> web.Response:
+    return web.json_response(list(panels.running.values()), headers={"Cache-Control": "no-store"})
+
+
+async def _page_said(request: web.Request) -> web.Response:
+    """A page says whether it draws curves itself, so that none is drawn twice."""
+    try:
+        said = await request.json()
+        client, draws = said["client_id"], bool(said["draws"])
+    except (ValueError, KeyError, TypeError):
+        client, draws = None, False
+    if not isinstance(client, str) or not 0 < len(client) <= _LONGEST_ID:
+        raise _json(web.HTTPBadRequest, "Say client_id, a text, and draws, true or false.")
+    panels.page_says(client, draws)
+    return web.json_response({})
 
 
 async def _state(request: web.Request) -> web.Response:

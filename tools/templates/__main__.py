@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ _DRAWN = """() => {
     return cut.toDataURL("image/png");
 }"""
 _TALL = ["PreviewImage", "PreviewAny", "SaveImage"]
+_PANELS = {  # room below the inputs for what web/ shows there, pixels
+    "Attractor_Train": 210, "Attractor_Mask": 310, "Attractor_SampleGrid": 420, "Attractor_Score": 190,
+    "Attractor_Compare": 330, "Attractor_Study": 40,
+}  # fmt: skip
 _THUMBNAIL = (640, 420)
 
 
@@ -83,7 +88,12 @@ def open_canvas(page: Page, url: str) -> Page:
 def build(page: Page, template: Template) -> dict[str, Any]:
     """graph: as the front end saves it; prompt: in API format; names: of its nodes by id. Raises RuntimeError."""
     columns = [{"title": c.title, "note": c.note, "nodes": c.nodes} for c in template.columns]
-    given = {"columns": columns, "models": list(template.models), "tokens": {"tall": _TALL}}
+    given = {
+        "columns": columns,
+        "models": list(template.models),
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"attractor/{template.name}")),
+        "tokens": {"tall": _TALL, "panels": _PANELS},
+    }
     made = json.loads(page.evaluate(_SCRIPT, given))
     if made["problems"]:
         raise RuntimeError(f"{template.name}: {'; '.join(made['problems'])}")

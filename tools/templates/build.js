@@ -1,6 +1,7 @@
 // Builds one template on the front end's own canvas and gives what it would save; see __main__.py.
-async ({ columns, models, tokens }) => {
+async ({ columns, models, tokens, id }) => {
   app.graph.clear();
+  app.graph.id = id;
   const made = {};
   const problems = [];
   let left = 0;
@@ -29,7 +30,9 @@ async ({ columns, models, tokens }) => {
     const width = Math.max(340, ...nodes.map((n) => n.computeSize()[0]));
     let top = 0;
     for (const node of nodes) {
-      const height = node === note ? 110 : Math.max(node.computeSize()[1], tokens.tall.includes(node.type) ? 300 : 0);
+      const room = tokens.panels[node.type] ?? 0; // for what the node's panel will show
+      const height =
+        node === note ? 110 : Math.max(node.computeSize()[1] + room, tokens.tall.includes(node.type) ? 300 : 0);
       node.setSize([width, height]);
       node.pos = [left, top];
       top += height + 60;

@@ -1,0 +1,152 @@
+"""What the page's own panels are told (web/): live curves while a node trains, and pictures and verdicts after it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from PIL import Image
+from torch import Tensor
+
+from ...attractor.masks import to_latent_grid
+from ...metrics.generations import Generations, to_picture
+from ...metrics.verdict import Verdict
+from ...training.history import History
+from ...training.views import centre_view
+
+CURVE = "attractor.curve"
+_SUBFOLDER = "attractor"
+_POINTS = 300  # of the loss of every step that the page is told at once
+_SIDE = 512  # of the photos in the mask panel, pixels
+
+_PAGES = 64  # that are remembered at most
+
+running: dict[str, dict] = {}  # by node id: the curve of a training that goes on, for a page that was loaded anew
+_drawing: dict[str, None] = {}  # client ids of the pages that draw curves themselves, the latest last
+
+
+def tell_curve(node_id: str | None, message: dict) -> None:
+    """Send a running training's curve to the page that queued it, and keep it for when that page is loaded again."""
+    server = _server()
+    if server is None or node_id is None:
+        return
+    running[node_id] = {"node": node_id, "prompt_id": getattr(server, "last_prompt_id", None), **message}
+    if server.client_id is not None:
+        server.send_sync(CURVE, running[node_id], server.client_id)
+
+
+def forget_curve(node_id: str | None) -> None:
+    """A training has ended: its curve comes with the node's output from now on."""
+    running.pop(node_id or "", None)
+
+
+def page_draws() -> bool:
+    """Whether the page that queued the running graph draws curves itself."""
+    server = _server()
+    return server is not None and server.client_id in _drawing
+
+
+def page_says(client_id: str, draws: bool) -> None:
+    """Whether the page of this client id draws curves itself."""
+    _drawing.pop(client_id, None)
+    if draws:
+        _drawing[client_id] = None
+    while len(_drawing) > _PAGES:
+        del _drawing[next(iter(_drawing))]
+
+
+def curve(history: History) -> dict[str, Any]:
+    """A history as the page's panel takes it: lists of [step, loss]; the loss of every step is thinned out."""
+    every = max(1, -(-len(history.losses) // _POINTS))
+
+    def points(values: Sequence[tuple[int, float]]) -> list:
+        return [[step, round(float(value), 6)] for step, value in values]
+
+    return {
+        "losses": points(history.losses[::every]),
+        "background": points(history.background),
+        "train": points(history.train),
+        "held_out": points(history.held_out),
+        "kept": history.best_step,
+        "stopped": history.stopped,
+        "notes": list(history.notes),
+    }
+
+
+def masks(subjects: Sequence[Any], strength: float, cells: int, advice: dict[str, str]) -> dict:
+    """Photos with their masks, small, and the mean of the mask in each cell of the training view's latent grid: what
+    the page needs to show any strength without asking.
+    """
+    photos = []
+    for photo in (photo for subject in subjects for photo in subject.photos):
+        large = to_picture(photo.pixels)
+        large.thumbnail((_SIDE, _SIDE))
+        mask = _grey(photo.mask).resize(large.size, Image.Resampling.BOX)
+        grid = _grey(to_latent_grid(centre_view(photo.mask)[None], cells, cells)[0, 0])
+        photos.append({
+            "name": photo.name, "verdict": photo.verdict, "advice": advice.get(photo.verdict, ""),
+            "covers": round(float(photo.mask.mean()), 4), "photo": _kept(large, "JPEG"), "mask": _kept(mask, "PNG"),
+            "grid": _kept(grid, "PNG"),
+        })  # fmt: skip
+    return _panel("masks", strength=strength, cells=cells, photos=photos)
+
+
+def pictures(made: Generations) -> dict:
+    """Pictures with their prompt and seed, in full size."""
+    files = [_kept(to_picture(image), "PNG") for image in made.images]
+    items = [{**file, "prompt": i.prompt, "seed": i.seed} for file, i in zip(files, made.items, strict=True)]
+    word = "concept" if made.concept is not None else made.class_word
+    return _panel("pictures", pictures=items, subject=word)
+
+
+def verdicts(named: Sequence[tuple[str, Verdict]], page: Path | None) -> dict:
+    """Verdicts, each with the name of its run, and the page that says more."""
+    found = [
+        {
+            "name": name, "grade": verdict.grade, "headline": verdict.headline,
+            "answers": [{"question": a.question, "grade": a.grade, "text": a.text} for a in verdict.answers],
+        }
+        for name, verdict in named
+    ]  # fmt: skip
+    return _panel("verdicts", verdicts=found, page=f"{page.parent.name}/{page.name}" if page else "")
+
+
+def panel_of_training(histories: Sequence[History]) -> dict:
+    """The curves of trainings that have ended; the first is the one that was shown while they went on."""
+    return _panel("training", curves=[curve(history) for history in histories])
+
+
+def panel_of_study(link: str, votes: int, raters: int) -> dict:
+    """Where to vote, and how many did."""
+    return _panel("study", link=link, votes=votes, raters=raters)
+
+
+def _panel(kind: str, **content: Any) -> dict:
+    return {"attractor": [{"kind": kind, **content}]}
+
+
+def _grey(mask: Tensor) -> Image.Image:
+    """[H, W] in [0, 1] as a grey picture."""
+    return to_picture(mask[None].expand(3, -1, -1)).convert("L")
+
+
+def _kept(picture: Image.Image, form: str) -> dict[str, str]:
+    """Where the host gives out a picture that was put into its temporary folder, named by its content."""
+    held = io.BytesIO()
+    picture.save(held, format=form, quality=90, compress_level=1)
+    name = f"{hashlib.sha256(held.getvalue()).hexdigest()[:24]}.{'jpg' if form == 'JPEG' else 'png'}"
+    folder = Path(folder_paths.get_temp_directory()) / _SUBFOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / name).exists():
+        (folder / name).write_bytes(held.getvalue())
+    return {"filename": name, "subfolder": _SUBFOLDER, "type": "temp"}
+
+
+def _server() -> Any:
+    from server import PromptServer
+
+    return getattr(PromptServer, "instance", None)
