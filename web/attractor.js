@@ -42,7 +42,8 @@ function addPanel(node) {
   const frame = document.createElement("div");
   frame.className = "attractor-panel";
   frame.append(panel.element);
-  if (node.widgets?.some((widget) => widget.advanced)) {
+  if (node.widgets?.some((widget) => widget.advanced) && !window.LiteGraph?.vueNodesMode) {
+    frame.classList.add("attractor-has-more");
     frame.append(button("⋯", () => node.toggleAdvanced(), { class: "attractor-more", title: say("more") }));
   }
   frame.addEventListener("pointerdown", (event) => event.stopPropagation()); // not a drag of the node
@@ -77,6 +78,19 @@ function addPanel(node) {
     before?.apply(this, arguments);
     if (output?.attractor?.length) node.attractorPanel.show(output.attractor);
   };
+}
+
+// Front ends up to 1.32 keep the mark of a rarely used input among the options, where their own canvas does not look.
+function markRare(node) {
+  for (const widget of node.widgets ?? []) if (widget.options?.advanced) widget.advanced = true;
+}
+
+// A hidden input that is wired would leave a link that ends nowhere.
+function showWired(node) {
+  for (const input of node.inputs ?? []) {
+    const widget = input.link != null && node.widgets?.find((one) => one.name === input.widget?.name);
+    if (widget) widget.advanced = false;
+  }
 }
 
 // A wheel over a list that can still move scrolls it; anywhere else it zooms the canvas as ever.
@@ -165,7 +179,12 @@ app.registerExtension({
     api.addEventListener("reconnected", () => quietly(sayThatWeDraw()));
   },
   nodeCreated(node) {
-    if (node.comfyClass in PANELS && isOn()) addPanel(node);
+    if (!node.comfyClass?.startsWith("Attractor_") || !isOn()) return;
+    markRare(node);
+    if (node.comfyClass in PANELS) addPanel(node);
+  },
+  loadedGraphNode(node) {
+    if (node.comfyClass?.startsWith("Attractor_") && isOn()) showWired(node);
   },
   afterConfigureGraph() {
     if (isOn()) quietly(findAgain());

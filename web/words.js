@@ -1,5 +1,5 @@
 // What the panels say, by language; anything else is told in English.
-const WORDS = {
+export const WORDS = {
   en: {
     more: "Show or hide the settings that most graphs leave alone",
     curve_hint: "The loss appears here while it trains.",

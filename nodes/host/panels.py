@@ -30,12 +30,15 @@ _drawing: dict[str, None] = {}  # client ids of the pages that draw curves thems
 
 
 def tell_curve(node_id: str | None, message: dict) -> None:
-    """Send a running training's curve to the page that queued it, and keep it for when that page is loaded again."""
+    """Send a running training's curve to the page that queued it, and keep it for when that page is loaded again.
+
+    A page that draws none is not told: front ends complain of messages that nobody takes.
+    """
     server = _server()
     if server is None or node_id is None:
         return
     running[node_id] = {"node": node_id, "prompt_id": getattr(server, "last_prompt_id", None), **message}
-    if server.client_id is not None:
+    if page_draws():
         server.send_sync(CURVE, running[node_id], server.client_id)
 
 

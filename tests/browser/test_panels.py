@@ -1,0 +1,332 @@
+"""The front-end extension in a real browser: what an artist sees in the nodes while a graph runs, and after it."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+
+import pytest
+from attractor_pack.attractor.overlay import effective_weight
+from attractor_pack.tools.host import ROOT, Host
+from attractor_pack.tools.models import link_into
+from attractor_pack.tools.templates.__main__ import no_first_visit, open_canvas
+from attractor_pack.training.demo_assets import subject
+from attractor_pack.training.views import centre_view
+
+pytestmark = pytest.mark.browser
+QUICKSTART = json.loads((ROOT / "workflows" / "Quickstart.json").read_text(encoding="utf-8"))
+NODE = "name => app.graph._nodes.find(n => n.type === 'Attractor_' + name)"
+PANEL = f"name => (({NODE})(name)).widgets.find(w => w.name === 'attractor_panel')?.element"
+SHORT = {
+    "Attractor_Train": {"steps": 60, "background_steps": 20, "views": 1},
+    "Attractor_SampleGrid": {"steps": 2, "seeds": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    base = tmp_path_factory.mktemp("panels")
+    link_into(base)
+    with Host(base, pack_name="Attractor") as running:
+        no_first_visit(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def canvas(host, browser):
+    """One page, as a newcomer would keep it: the tests below use it in their order."""
+    return opened(host, browser)
+
+
+def opened(host, browser):
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda said: page.problems.append(said.text) if ours(said) else None)
+    return open_canvas(page, host.url)
+
+
+def ours(said):
+    by_us = "ttractor" in said.text or "/extensions/Attractor/" in str(said.location)
+    return said.type in ("error", "warning") and by_us
+
+
+def load(page, graph, short=True):
+    page.evaluate("async graph => { await app.loadGraphData(graph); }", graph)
+    if short:
+        page.evaluate(
+            """wanted => { for (const node of app.graph._nodes)
+                for (const [k, v] of Object.entries(wanted[node.type] ?? {}))
+                    node.widgets.find(w => w.name === k).value = v; }""",
+            SHORT,
+        )  # fmt: skip
+
+
+def text(page, name):
+    return page.evaluate(f"name => ({PANEL})(name).textContent", name)
+
+
+def wait_for(page, name, words, timeout=240_000):
+    page.wait_for_function(
+        f"([name, words]) => new RegExp(words).test(({PANEL})(name)?.textContent ?? '')",
+        arg=[name, words],
+        timeout=timeout,
+    )
+
+
+def idle(page):
+    page.wait_for_function(
+        "async () => !(await (await fetch('/queue')).json()).queue_running.length", timeout=300_000
+    )
+
+
+def queue(page, **train):
+    """Queue what is on the canvas, with widgets of the Train node changed."""
+    for key, value in train.items():
+        page.evaluate(
+            f"([k, v]) => {{ ({NODE})('Train').widgets.find(w => w.name === k).value = v; }}", [key, value]
+        )
+    page.evaluate("() => { app.queuePrompt(0); }")
+
+
+def stop(page):
+    page.evaluate("() => app.api.interrupt()")
+    idle(page)
+
+
+def prompts():
+    grid = next(n for n in QUICKSTART["nodes"] if n["type"] == "Attractor_SampleGrid")
+    return next(v for v in grid["widgets_values"] if isinstance(v, str) and "<subject>" in v).splitlines()
+
+
+def centre(page, name):
+    page.evaluate(f"name => {{ app.canvas.ds.scale = 0.9; app.canvas.centerOnNode(({NODE})(name)); }}", name)
+    page.wait_for_timeout(400)
+
+
+def look(page, name, path):
+    centre(page, name)
+    page.screenshot(path=str(path))
+
+
+def test_the_curve_moves_and_cancel_keeps_it(canvas):
+    load(canvas, QUICKSTART)
+    centre(canvas, "Train")
+    queue(canvas)
+    wait_for(canvas, "Train", r"(background|subject): step \d+ of 80, loss \d")
+    first = canvas.evaluate(f"() => ({PANEL})('Train').querySelectorAll('.dot').length")
+    wait_for(canvas, "Train", r"subject: step [3-7]\d of 80")
+    lines = canvas.evaluate(f"() => [...({PANEL})('Train').querySelectorAll('polyline')].map(l => l.classList[1])")
+    assert lines == ["background", "train", "held_out"]
+    assert canvas.evaluate(f"() => ({PANEL})('Train').querySelectorAll('.dot').length") > first
+    assert "no picture" == canvas.evaluate(f"() => ({NODE})('Train').imgs?.length ? 'two curves' : 'no picture'")
+    stop(canvas)
+    assert "subject: step" in text(canvas, "Train"), "what was seen stays"
+    assert "appear here" in text(canvas, "SampleGrid")
+
+
+def test_queued_again_it_goes_on_and_everything_is_shown(canvas, host, tmp_path):
+    queue(canvas)
+    wait_for(canvas, "Score", "Open report", timeout=400_000)
+    idle(canvas)
+    assert re.search(r"kept: step \d+", text(canvas, "Train")) and "train photos" in text(canvas, "Train")
+    cells = canvas.evaluate(f"() => [...({PANEL})('SampleGrid').querySelectorAll('img')].map(i => [i.alt, i.title])")
+    assert [alt for alt, _ in cells] == [f"{prompt}, seed 1" for prompt in prompts()]
+    look(canvas, "SampleGrid", tmp_path / "grid.png")
+    widths = canvas.evaluate(f"() => [...({PANEL})('SampleGrid').querySelectorAll('img')].map(i => i.naturalWidth)")
+    assert all(width == 64 for width in widths[:2]), "pictures in view are there"
+    assert [p for p in canvas.problems] == []
+
+
+def test_a_picture_is_shown_large_and_turned_with_keys(canvas):
+    canvas.evaluate(f"() => ({PANEL})('SampleGrid').querySelector('button.attractor-cell').click()")
+    dialog = canvas.locator("dialog.attractor-large")
+    assert prompts()[0] in dialog.inner_text() and "seed 1" in dialog.inner_text()
+    canvas.keyboard.press("ArrowRight")
+    assert prompts()[1] in dialog.inner_text()
+    canvas.keyboard.press("Escape")
+    canvas.wait_for_function("() => !document.querySelector('dialog.attractor-large')")
+    assert canvas.evaluate("() => app.graph._nodes.length") == len(QUICKSTART["nodes"]), "no key reached the graph"
+
+
+def test_the_strength_is_seen_without_queueing(canvas):
+    before = canvas.evaluate("async () => Object.keys(await (await fetch('/history')).json()).length")
+    shares = {}
+    for strength in (0.0, 0.5, 1.0):
+        shares[strength] = canvas.evaluate(
+            f"""async s => {{ const panel = ({PANEL})('Mask'); const slider = panel.querySelector('input[type=range]');
+                slider.value = s; slider.dispatchEvent(new Event('input'));
+                const data = panel.querySelector('.attractor-photo').getContext('2d').getImageData(0, 0, 8, 8).data;
+                const share = Number(panel.querySelector('.attractor-share').dataset.share);
+                return [share, data[0] + data[1] + data[2]]; }}""",
+            strength,
+        )
+    photo = subject().photos[0]
+    name = canvas.evaluate(f"() => ({PANEL})('Mask').querySelector('[aria-selected=true]').innerText")
+    assert name == photo.name
+    assert shares[0.0][0] < shares[0.5][0] < shares[1.0][0] and shares[0.0][1] != shares[1.0][1]
+    assert canvas.evaluate(f"() => ({NODE})('Mask').widgets.find(w => w.name === 'strength').value") == 1.0
+    # by the true mask the share is the same formula's; auto's mask is not the true one, but near it
+    true = {s: effective_weight(centre_view(photo.mask), s, 8)[1] for s in shares}
+    assert all(abs(true[s] - shares[s][0]) < 0.12 for s in shares), (true, shares)
+    canvas.evaluate(
+        f"""() => {{ const panel = ({PANEL})('Mask'); const slider = panel.querySelector('input[type=range]');
+            slider.value = 0.35; slider.dispatchEvent(new Event('input'));
+            panel.querySelector('.attractor-slider button').click(); }}"""
+    )
+    assert canvas.evaluate(f"() => ({NODE})('Train').widgets.find(w => w.name === 'strength').value") == 0.35
+    after = canvas.evaluate("async () => Object.keys(await (await fetch('/history')).json()).length")
+    assert after == before
+
+
+def test_the_report_opens_and_only_reports_do(canvas, host):
+    with canvas.expect_popup() as opened_page:
+        canvas.evaluate(f"() => ({PANEL})('Score').querySelector('button').click()")
+    page = opened_page.value
+    page.wait_for_load_state()
+    assert page.url.endswith("/attractor/report/quickstart/report.html") and "cup" in page.inner_text("h1")
+    assert page.evaluate("() => [...document.images].every(i => i.complete && i.naturalWidth)")
+    page.close()
+    status = "async path => (await fetch(path)).status"
+    out = ("quickstart/..%2F..%2F..%2Fuser", "..%2Fquickstart/report.html")
+    wrong = ("quickstart/report.json", "no/report.html", *out)
+    for path in wrong:
+        assert canvas.evaluate(status, f"/attractor/report/{path}") in (400, 404), path
+
+
+def test_after_a_reload_all_of_it_is_there_again(canvas):
+    seen = {name: text(canvas, name) for name in ("Train", "SampleGrid", "Score")}
+    canvas.reload()
+    canvas.wait_for_function("() => !!window.app?.graph?._nodes?.some(n => n.type === 'Attractor_Score')")
+    wait_for(canvas, "Score", "Open report", timeout=30_000)
+    assert {name: text(canvas, name) for name in seen} == seen
+
+
+def test_another_graph_with_the_same_node_numbers_shows_nothing_of_it(canvas):
+    other = json.loads((ROOT / "workflows" / "Compare with and without attractor.json").read_text(encoding="utf-8"))
+    load(canvas, other, short=False)
+    canvas.wait_for_timeout(1500)
+    assert "appears here" in text(canvas, "Train") and "appear here" in text(canvas, "Mask")
+
+
+def test_a_reload_while_it_trains_finds_the_curve(canvas):
+    load(canvas, QUICKSTART)
+    queue(canvas, steps=1500, training_seed=5)
+    wait_for(canvas, "Train", r"subject: step \d+ of 1520")
+    canvas.wait_for_timeout(1500)  # the page saves its graph a moment after a change
+    canvas.reload()
+    canvas.wait_for_function("() => !!window.app?.graph?._nodes?.some(n => n.type === 'Attractor_Train')")
+    wait_for(canvas, "Train", r"subject: step \d+ of 1520", timeout=30_000)
+    stop(canvas)
+    assert canvas.problems == []
+
+
+def test_two_tabs_do_not_mix(host, browser, canvas):
+    """What one tab queues is not drawn in the other, though it shows the same graph."""
+    second = opened(host, browser)
+    load(second, QUICKSTART)
+    load(canvas, QUICKSTART)
+    canvas.wait_for_timeout(1500)
+    before = text(second, "Train")
+    queue(canvas, training_seed=9)
+    wait_for(canvas, "Train", r"subject: step \d+ of 80")
+    assert text(second, "Train") == before
+    stop(canvas)
+    second.close()
+
+
+def test_rare_inputs_are_hidden_until_asked_for_unless_wired(canvas):
+    load(canvas, QUICKSTART)
+    shown = f"""() => {{ const node = ({NODE})('Train');
+        return node.widgets.filter(w => node.isWidgetVisible(w)).map(w => w.name); }}"""
+    few = canvas.evaluate(shown)
+    assert {"steps", "strength", "vectors"} <= set(few) and not {"ema", "norm", "views"} & set(few)
+    canvas.evaluate(f"() => ({PANEL})('Train').querySelector('.attractor-more').click()")
+    assert {"ema", "norm", "views"} <= set(canvas.evaluate(shown))
+    prompt = canvas.evaluate("async () => (await app.graphToPrompt()).output")
+    train = next(n for n in prompt.values() if n["class_type"] == "Attractor_Train")
+    assert train["inputs"]["ema"] == 0 and "attractor_panel" not in train["inputs"], "hidden inputs are still sent"
+    saved = canvas.evaluate(f"() => ({NODE})('Train').serialize().widgets_values")
+    assert len(saved) == 26, "a saved graph has no place for the panel"
+
+
+def test_switched_off_the_page_works_as_before(host, browser):
+    with host_settings(host, {"Attractor.Panels": False}):
+        page = opened(host, browser)
+    load(page, QUICKSTART)
+    assert page.evaluate(f"() => ({PANEL})('Train')") is None
+    queue(page, training_seed=3)
+    centre(page, "Train")
+    page.wait_for_function(f"() => ({NODE})('Train').imgs?.length > 0", timeout=120_000)  # the host's own preview
+    stop(page)
+    assert page.problems == []
+    page.close()
+
+
+@contextmanager
+def host_settings(host, changes):
+    """The front end's settings changed for the pages that are opened within."""
+    path = host.base / "user" / "default" / "comfy.settings.json"
+    before = path.read_text(encoding="utf-8")
+    path.write_text(json.dumps(json.loads(before) | changes), encoding="utf-8")
+    yield
+    path.write_text(before, encoding="utf-8")
+
+
+@pytest.mark.parametrize("settings", [
+    {"Comfy.VueNodes.Enabled": True}, {"Comfy.ColorPalette": "light"},
+], ids=["vue", "light"])  # fmt: skip
+def test_in_the_other_looks(host, browser, tmp_path, settings):
+    with host_settings(host, settings):
+        page = opened(host, browser)
+    load(page, QUICKSTART)
+    queue(page)  # all cached: the same graph ran above
+    wait_for(page, "Score", "Open report", timeout=400_000)
+    idle(page)
+    for width in (1600, 1100):
+        page.set_viewport_size({"width": width, "height": 900})
+        look(page, "Mask", tmp_path / f"{width}.png")
+    over = page.evaluate(
+        f"""() => ['Train', 'Mask', 'SampleGrid', 'Score'].filter(name => {{ const panel = ({PANEL})(name);
+            return panel.scrollWidth > panel.clientWidth + 1; }})"""
+    )
+    assert over == [] and page.problems == []
+    page.close()
+
+
+def test_the_panels_say_the_same_in_every_language(canvas):
+    keys = canvas.evaluate(
+        """async () => { const { WORDS } = await import('/extensions/Attractor/words.js');
+            return Object.fromEntries(Object.entries(WORDS).map(([k, w]) => [k, Object.keys(w)])); }"""
+    )
+    assert set(keys) == {"en", "ja", "zh"} and keys["en"] == keys["ja"] == keys["zh"]
+
+
+def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(canvas):
+    """Frames while the canvas is dragged, with a hundred of our nodes and with a hundred of the host's."""
+    times = canvas.evaluate(
+        """async () => {
+            const median = all => all.sort((a, b) => a - b)[all.length >> 1];
+            const measure = async type => {
+                app.graph.clear();
+                for (let i = 0; i < 100; i++) {
+                    const node = LiteGraph.createNode(type);
+                    node.pos = [(i % 10) * 400, Math.floor(i / 10) * 500];
+                    app.graph.add(node);
+                }
+                app.canvas.ds.scale = 0.25;
+                const spent = [];
+                for (let i = 0; i < 40; i++) {
+                    await new Promise(requestAnimationFrame);
+                    app.canvas.ds.offset[0] = -i * 5;
+                    const start = performance.now();
+                    app.canvas.draw(true, true);
+                    spent.push(performance.now() - start);
+                }
+                return median(spent);
+            };
+            return [await measure('Attractor_Score'), await measure('KSampler')];
+        }"""
+    )
+    assert times[0] < 2 * times[1] + 5, f"{times[0]:.1f} ms a frame with our nodes, {times[1]:.1f} with the host's"
