@@ -40,6 +40,11 @@ def _input(name: str, spec: list, kind: str) -> dict:
     return {"name": name, "type": spec[0] if isinstance(spec[0], str) else "COMBO", "kind": kind, **kept}
 
 
+def read() -> dict:
+    """What the file says."""
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
 def main() -> int:
     """Write the file from a running host."""
     with tempfile.TemporaryDirectory() as folder, Host(Path(folder)) as host:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import requests
+from attractor_pack.tools.footprint import import_cost
 from attractor_pack.tools.locales import LANGUAGES, read, texts
 from attractor_pack.tools.schemas import FILE, schemas
 
@@ -50,3 +51,9 @@ def shape(tree):
 
 def all_texts(tree):
     return [t for v in tree.values() for t in all_texts(v)] if isinstance(tree, dict) else [tree]
+
+
+def test_the_pack_costs_the_host_s_start_nothing_heavy():
+    came = set(import_cost()["packages"])
+    heavy = {"matplotlib", "jinja2", "diffusers", "transformers", "open_clip", "timm", "onnxruntime"}
+    assert "attractor_probe" in came and not came & heavy
