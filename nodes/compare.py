@@ -10,15 +10,16 @@ from ..metrics.generations import from_picture
 from ..metrics.page import write_comparison
 from ..training.concept import check_name
 from .host import folders, panels
-from .types import CATEGORY, ReportType, StudyType, names_of, to_host
+from .types import CATEGORY, ReportType, StudyType, names_of, schema, to_host
 
 
 class Compare(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_Compare",
             display_name="Compare Runs",
+            search_aliases=["A/B", "significance", "benchmark"],
             category=CATEGORY,
             description="Two to four scored runs, paired by prompt and seed: what is better, what is worse, what "
             "cannot be told apart. With a study of the same runs: how well each measure agrees with people.",

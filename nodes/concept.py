@@ -11,15 +11,16 @@ from ..attractor.prompts import SUBJECT
 from ..training.concept import load_concept, save_concept
 from .host import folders
 from .host.sampling import prompted
-from .types import CATEGORY, CLIP_TIP, MODEL_TIP, ConceptType, rare
+from .types import CATEGORY, CLIP_TIP, MODEL_TIP, ConceptType, rare, schema
 
 
 class SaveConcept(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_SaveConcept",
             display_name="Save Concept",
+            search_aliases=["save embedding", "textual inversion"],
             category=CATEGORY,
             description="Write the concept into ComfyUI's embeddings folder, where embedding:name finds it, and so do "
             "other programs that read Textual Inversion files.",
@@ -45,9 +46,10 @@ class SaveConcept(io.ComfyNode):
 class LoadConcept(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_LoadConcept",
             display_name="Load Concept",
+            search_aliases=["load embedding", "textual inversion"],
             category=CATEGORY,
             description="Load a concept, or any Textual Inversion file in safetensors, from the embeddings folder.",
             inputs=[io.Combo.Input("file", options=folders.embedding_names(), tooltip="A file in models/embeddings.")],
@@ -72,9 +74,10 @@ class LoadConcept(io.ComfyNode):
 class Prompt(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_Prompt",
             display_name="Concept Prompt",
+            search_aliases=["concept conditioning", "text encode embedding", "encode prompt"],
             category=CATEGORY,
             description=f"A prompt with the concept where it says {SUBJECT}, for any sampler.",
             inputs=[

@@ -6,15 +6,16 @@ from comfy_api.latest import io
 
 from ..training import demo_assets
 from .host import demo
-from .types import CATEGORY, SubjectSetType
+from .types import CATEGORY, SubjectSetType, schema
 
 
 class LoadDemo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_LoadDemo",
             display_name="Load Demo",
+            search_aliases=["example", "checkpoint", "try attractor"],
             category=CATEGORY,
             description="A small checkpoint that comes with the pack (64 pixels, a world of simple things), and the "
             "photos of one subject from that world, with true masks. For trying the graph on any machine.",

@@ -22,15 +22,16 @@ from ..training.views import centre_view
 from .host import folders, panels
 from .host.model import HostModel
 from .host.vision import on_device
-from .types import CATEGORY, SubjectSetType, rare, single, to_host
+from .types import CATEGORY, SubjectSetType, rare, schema, single, to_host
 
 
 class Mask(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_Mask",
             display_name="Attractor Mask",
+            search_aliases=["segment", "background removal", "subject mask", "saliency", "clipseg"],
             category=CATEGORY,
             description="Say which pixels of each photo belong to the subject. The rest is kept out of the embedding.",
             is_input_list=True,

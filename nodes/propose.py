@@ -14,15 +14,16 @@ from ..training.settings import TrainSettings
 from .host.model import HostModel
 from .host.progress import HostWatcher
 from .train import training_inputs
-from .types import CATEGORY, CLIP_TIP, MODEL_TIP, VAE_TIP, SubjectSetType, to_host
+from .types import CATEGORY, CLIP_TIP, MODEL_TIP, VAE_TIP, SubjectSetType, schema, to_host
 
 
 class Propose(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_Propose",
             display_name="Propose Settings",
+            search_aliases=["tune", "hyperparameters", "strength", "sweep"],
             category=CATEGORY,
             description="Try several attractor strengths at once in short pilot runs, compare them on pictures that "
             "they did not see, and say which one suits this set. Wire strength and steps into Train Concept.",

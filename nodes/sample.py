@@ -9,7 +9,7 @@ from ..attractor.prompts import SUBJECT
 from ..metrics.generations import contact_sheet, read_prompts
 from .host import panels
 from .host.sampling import SamplerSettings, sample_grid
-from .types import CATEGORY, CLIP_TIP, MODEL_TIP, VAE_TIP, ConceptType, GenerationsType, to_host
+from .types import CATEGORY, CLIP_TIP, MODEL_TIP, VAE_TIP, ConceptType, GenerationsType, schema, to_host
 
 _PROMPTS = f"a photo of a {SUBJECT} on a beach\na photo of a {SUBJECT} on a wooden table\na {SUBJECT} in the snow"
 
@@ -17,9 +17,10 @@ _PROMPTS = f"a photo of a {SUBJECT} on a beach\na photo of a {SUBJECT} on a wood
 class SampleGrid(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_SampleGrid",
             display_name="Sample Grid",
+            search_aliases=["contact sheet", "XY plot", "prompt grid", "samples"],
             category=CATEGORY,
             description="Paint every prompt with every seed. Without a concept the class word stands in its place: "
             "that is the floor to compare with.",

@@ -17,7 +17,7 @@ from ..training.photos import photo_from_tensor
 from .host import folders, panels
 from .host.progress import watcher
 from .host.vision import HostVision, on_device
-from .types import CATEGORY, GenerationsType, ReportType, SubjectSetType, to_host
+from .types import CATEGORY, GenerationsType, ReportType, SubjectSetType, schema, to_host
 
 _NONE = "none"
 _REGIONS = ("whole pictures", "subject and background too")
@@ -27,9 +27,10 @@ class Score(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         encoders = available(folders.model_folders())
-        return io.Schema(
+        return schema(
             node_id="Attractor_Score",
             display_name="Score Concept",
+            search_aliases=["evaluate", "CLIP score", "CLIP-I", "DINO", "memorisation", "overfitting", "similarity"],
             category=CATEGORY,
             description="Similarity to held-out photos between floor and ceiling, with the train photos beside it, the "
             "memorisation gap, and how well the prompt is followed. Refuses held-out photos that were trained on.",

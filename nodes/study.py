@@ -10,15 +10,16 @@ from ..metrics.generations import from_picture
 from ..metrics.study import QUESTIONS, create, others_with_votes, state_of
 from .host import folders, panels
 from .host.routes import study_address, study_link
-from .types import CATEGORY, GenerationsType, StudyType, SubjectSetType, names_of, to_host
+from .types import CATEGORY, GenerationsType, StudyType, SubjectSetType, names_of, schema, to_host
 
 
 class Study(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_Study",
             display_name="Blind Study",
+            search_aliases=["vote", "human preference", "user study", "A/B test"],
             category=CATEGORY,
             description="Ask people which picture they prefer, without saying whose it is. Open the link, vote, queue "
             "again to see the result. The same pictures, photos, question, pairs and seed are the same study, with its "

@@ -12,15 +12,16 @@ from ..attractor.errors import AttractorError
 from ..metrics.splits import split_set
 from ..training.photos import SUFFIXES, photo_from_tensor, read_folder, subject_set
 from .host import folders
-from .types import CATEGORY, SubjectSetType, single, to_host
+from .types import CATEGORY, SubjectSetType, schema, single, to_host
 
 
 class LoadSubject(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_LoadSubject",
             display_name="Load Subject",
+            search_aliases=["photos", "load photos", "dataset", "training images", "folder of images"],
             category=CATEGORY,
             description="Read the photos of one subject from a folder, or take them from an IMAGE. Photos of any "
             "size, format and orientation go together; none is resized to fit another. Several folders, one a line, "
@@ -85,9 +86,10 @@ def _lines(given) -> list[str]:
 class Split(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_Split",
             display_name="Split Subject",
+            search_aliases=["hold out", "validation split", "near-duplicates", "test set"],
             category=CATEGORY,
             description="Put some photos aside for scoring. Near-duplicates (mirrored, shifted, cropped, resized or "
             "recompressed copies) always stay on one side; the certificate says so.",

@@ -22,7 +22,7 @@ from .host import folders, panels
 from .host.model import HostModel
 from .host.progress import HostWatcher
 from .host.sampling import SamplerSettings, sample_grid
-from .types import CATEGORY, CLIP_TIP, MODEL_TIP, VAE_TIP, ConceptType, SubjectSetType, rare, single, to_host
+from .types import CATEGORY, CLIP_TIP, MODEL_TIP, VAE_TIP, ConceptType, SubjectSetType, rare, schema, single, to_host
 
 _DEFAULT = TrainSettings()
 
@@ -86,9 +86,10 @@ def training_inputs(*without: str) -> list:
 class Train(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="Attractor_Train",
             display_name="Train Concept",
+            search_aliases=["textual inversion", "train embedding", "dreambooth", "learn subject", "NeTI", "P+"],
             category=CATEGORY,
             description="Learn an embedding of the subject on the loaded models (Textual Inversion with a background "
             "attractor). The models are left exactly as they were. Lists of sets or settings are trained side by side.",

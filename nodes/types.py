@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from comfy_api.latest import io
@@ -17,6 +18,12 @@ CATEGORY = "attractor"
 MODEL_TIP = "The diffusion model as the host has loaded it; it is left as it was."
 CLIP_TIP = "The model's text encoder."
 VAE_TIP = "The model's VAE."
+
+
+def schema(**given: Any) -> io.Schema:
+    """io.Schema of what this host's knows; what newer ones add, such as search_aliases, is left out on older ones."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in given.items() if name in known})
 
 
 def rare(given: Any) -> Any:

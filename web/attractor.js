@@ -42,7 +42,7 @@ function addPanel(node) {
   const frame = document.createElement("div");
   frame.className = "attractor-panel";
   frame.append(panel.element);
-  if (node.widgets?.some((widget) => widget.advanced) && !window.LiteGraph?.vueNodesMode) {
+  if (node.widgets?.some((widget) => widget.advanced)) {
     frame.classList.add("attractor-has-more");
     frame.append(button("⋯", () => node.toggleAdvanced(), { class: "attractor-more", title: say("more") }));
   }
@@ -80,9 +80,16 @@ function addPanel(node) {
   };
 }
 
-// Front ends up to 1.32 keep the mark of a rarely used input among the options, where their own canvas does not look.
+// Front ends up to 1.32 keep the mark of a rarely used input among the options, where their own canvas does not look, and
+// leave a gap where an input is hidden.
 function markRare(node) {
-  for (const widget of node.widgets ?? []) if (widget.options?.advanced) widget.advanced = true;
+  if (window.LiteGraph?.vueNodesMode) return;
+  for (const widget of node.widgets ?? []) {
+    if (!widget.options?.advanced || widget.computeSize) continue;
+    widget.advanced = true;
+    widget.computeSize = (width) =>
+      node.isWidgetVisible(widget) ? [width, window.LiteGraph.NODE_WIDGET_HEIGHT] : [0, -4]; // 4 lie between two
+  }
 }
 
 // A hidden input that is wired would leave a link that ends nowhere.
@@ -182,6 +189,7 @@ app.registerExtension({
     if (!node.comfyClass?.startsWith("Attractor_") || !isOn()) return;
     markRare(node);
     if (node.comfyClass in PANELS) addPanel(node);
+    node.setSize([node.size[0], node.computeSize()[1]]); // a saved graph says another size after this
   },
   loadedGraphNode(node) {
     if (node.comfyClass?.startsWith("Attractor_") && isOn()) showWired(node);

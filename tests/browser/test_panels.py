@@ -295,6 +295,41 @@ def test_in_the_other_looks(host, browser, tmp_path, settings):
     page.close()
 
 
+def test_a_node_s_help_page_opens_with_its_picture(canvas):
+    canvas.evaluate(
+        """() => { app.graph.clear(); const node = LiteGraph.createNode('Attractor_Train'); node.pos = [500, 200];
+            app.graph.add(node); app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; app.canvas.selectNode(node);
+            app.canvas.setDirty(true, true); }"""
+    )
+    canvas.locator('[data-testid="info-button"]').first.click()
+    help_ = canvas.locator(".node-help-content")
+    help_.get_by_text("First the background's own tokens are learnt").wait_for(timeout=5000)
+    picture = 'img[src$="Attractor_Train/picture.jpg"]'
+    canvas.wait_for_function(f"() => document.querySelector('{picture}')?.naturalWidth > 400")
+    assert "Views of the photos in each step" in help_.inner_text(), "the table of inputs"
+
+
+def test_search_finds_the_nodes_by_what_a_user_would_type(canvas):
+    wanted = {"subject": "Load Subject", "mask": "Attractor Mask", "train": "Train Concept", 
+              "score": "Score Concept",
+              "blind": "Blind Study", "attractor": "Attractor Mask", "concept": "Save Concept",
+              "compare": "Compare Runs",
+              "propose": "Propose Settings", "split": "Split Subject", "grid": "Sample Grid", "demo": "Load Demo",
+              "concept prompt": "Concept Prompt", "load concept": "Load Concept"}  # fmt: skip
+    found = {}
+    for words in wanted:
+        canvas.evaluate("() => app.canvas.deselectAll?.()")
+        canvas.mouse.dblclick(1100, 500)
+        box = canvas.locator(".comfy-vue-node-search-container input")
+        box.fill(words)
+        canvas.wait_for_timeout(500)
+        found[words] = canvas.locator(".comfy-vue-node-search-container li").all_inner_texts()
+        canvas.keyboard.press("Escape")
+        canvas.wait_for_timeout(200)
+    for words, name in wanted.items():
+        assert any(name in line for line in found[words]), f"{words}: {found[words]}"
+
+
 def test_the_panels_say_the_same_in_every_language(canvas):
     keys = canvas.evaluate(
         """async () => { const { WORDS } = await import('/extensions/Attractor/words.js');

@@ -27,6 +27,7 @@ from .pages import all_pages
 
 FOLDER = ROOT / "web" / "docs"
 _SIZE = (1500, 900)
+_ONLY_NODES = "body * { visibility: hidden } canvas, .dom-widget, .dom-widget * { visibility: visible }"
 _SHOW = Path(__file__).with_name("show.js").read_text(encoding="utf-8").split("\n", 1)[1]
 
 
@@ -56,9 +57,9 @@ def take_pictures() -> None:
             page = open_canvas(browser.new_page(viewport={"width": _SIZE[0], "height": _SIZE[1]}), host.url)
             graph = build(page, _everything())["graph"]
             _run(page)
+            page.add_style_tag(content=_ONLY_NODES)
             for name in {one["type"] for one in graph["nodes"] if one["type"].startswith("Attractor_")}:
                 clip: Any = page.evaluate(_SHOW, [name, graph])
-                page.add_style_tag(content="body > div:not(:has(canvas)) { visibility: hidden }")
                 shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
                 (FOLDER / name).mkdir(parents=True, exist_ok=True)
                 shot.save(FOLDER / name / "picture.jpg", quality=84, optimize=True)
@@ -69,8 +70,10 @@ def take_pictures() -> None:
 def _run(page: Page) -> None:
     """Queue what is on the canvas and wait for its end."""
     page.evaluate("() => { app.queuePrompt(0); }")
-    page.wait_for_timeout(3000)
-    page.wait_for_function("async () => !(await (await fetch('/queue')).json()).queue_running.length", timeout=900_000)
+    done = """([name, key]) => app.graph._nodes.find(n => n.type === name)
+        .widgets.find(w => w.name === 'attractor_panel').element.textContent.includes(key)"""
+    for name, key in (("Attractor_Study", "votes"), ("Attractor_Compare", "attractor")):
+        page.wait_for_function(done, arg=[name, key], timeout=900_000)
 
 
 def _everything() -> Template:

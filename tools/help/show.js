@@ -1,5 +1,6 @@
 // Leaves one node of a graph that ran on the canvas, with what it is wired to, and says where it lies; see __main__.py.
 async ([type, graph]) => {
+  const MOST = 5; // nodes on either side
   await app.loadGraphData(graph);
   await new Promise((done) => setTimeout(done, 2500)); // the panels find what they showed
   const node = app.graph._nodes.find((one) => one.type === type);
@@ -8,8 +9,8 @@ async ([type, graph]) => {
     const links = ids.map((id) => app.graph.links.get?.(id) ?? app.graph.links[id]);
     return [...new Set(links.map((link) => app.graph.getNodeById(from ? link.origin_id : link.target_id)))];
   };
-  const before = linked(node.inputs, true);
-  const after = linked(node.outputs, false).filter((one) => !before.includes(one));
+  const before = linked(node.inputs, true).slice(0, MOST);
+  const after = linked(node.outputs, false).filter((one) => !before.includes(one)).slice(0, MOST);
   const kept = [node, ...before, ...after];
   for (const other of [...app.graph._nodes]) if (!kept.includes(other)) app.graph.remove(other);
   const height = (one) => (one.flags.collapsed ? 0 : one.size[1]);
