@@ -11,7 +11,7 @@ from ..attractor.prompts import SUBJECT
 from ..training.concept import load_concept, save_concept
 from .host import folders
 from .host.sampling import prompted
-from .types import CATEGORY, CLIP_TIP, MODEL_TIP, ConceptType, rare, schema
+from .types import CATEGORY, CLIP_TIP, MODEL_TIP, ConceptType, absent, rare, schema
 
 
 class SaveConcept(io.ComfyNode):
@@ -55,6 +55,12 @@ class LoadConcept(io.ComfyNode):
             inputs=[io.Combo.Input("file", options=folders.embedding_names(), tooltip="A file in models/embeddings.")],
             outputs=[ConceptType.Output("concept", display_name="concept")],
         )
+
+    @classmethod
+    def validate_inputs(cls, file=None):
+        """Said when the graph is queued."""
+        what = f"Put it into {folders.embeddings_folder()}, or save it with Save Concept first; then press R."
+        return absent("file", file, folders.embedding_names(), what) or True
 
     @classmethod
     def fingerprint_inputs(cls, file):

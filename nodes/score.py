@@ -17,7 +17,7 @@ from ..training.photos import photo_from_tensor
 from .host import folders, panels
 from .host.progress import watcher
 from .host.vision import HostVision, on_device
-from .types import CATEGORY, GenerationsType, ReportType, SubjectSetType, schema, to_host
+from .types import CATEGORY, GenerationsType, ReportType, SubjectSetType, absent, schema, to_host
 
 _NONE = "none"
 _REGIONS = ("whole pictures", "subject and background too")
@@ -71,6 +71,14 @@ class Score(io.ComfyNode):
                 io.String.Output("text", display_name="text"),
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, image_encoder=None, text_encoder=None):
+        """Said when the graph is queued, and not after its training."""
+        there = [*available(folders.model_folders()), _NONE]
+        what = f"Put it into {folders.model_folders()[0]}, or choose another."
+        chosen = (("image_encoder", image_encoder), ("text_encoder", text_encoder))
+        return next((said for name, value in chosen if (said := absent(name, value, there, what))), True)
 
     @classmethod
     def execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -40,6 +41,13 @@ def to_host(images: Tensor) -> Tensor:
 def names_of(text: str) -> list[str]:
     """Names written one a line."""
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def absent(name: str, value: Any, there: Sequence[str], what: str) -> str:
+    """What to say of a choice that is not there, before anything runs: empty where it is, or comes by a link."""
+    if not isinstance(value, str) or value in there:
+        return ""
+    return f"{name} {value!r} is not there. {what} There are: {', '.join(there) or 'none'}."
 
 
 def single(value: Any) -> Any:

@@ -14,6 +14,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.browser
 TEMPLATES = {template.name: template for template in templates()}
+SHIPPED = ROOT / "tests" / "graphs"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,32 @@ def test_the_template_browser_lists_all_with_a_picture(host):
         assert requests.get(f"{host.url}/api/workflow_templates/Attractor/{name}.json", timeout=10).json()["nodes"]
         with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
             assert picture.size == (640, 420)
+
+
+def shipped():
+    """Templates of earlier versions that differ from today's; users have them."""
+    def differs(path):
+        return path.read_text(encoding="utf-8") != (ROOT / "workflows" / path.name).read_text(encoding="utf-8")
+
+    return [path for path in sorted(SHIPPED.glob("*/*.json")) if differs(path)]
+
+
+def test_what_was_shipped_is_kept():
+    kept = {path.stem for path in SHIPPED.glob("0.1.0/*.json")}
+    assert kept == set(TEMPLATES), "copy workflows/*.json to tests/graphs/<version>/ when a version is released"
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: f"{path.parent.name} {path.stem}")
+def test_what_was_shipped_still_loads_and_is_taken(host, canvas, path):
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    canvas.evaluate("async graph => { await app.loadGraphData(graph); }", graph)
+    prompt = canvas.evaluate("async () => (await app.graphToPrompt()).output")
+    assert len(prompt) >= sum(n["type"].startswith("Attractor_") for n in graph["nodes"])
+    template = TEMPLATES[path.stem]
+    body = {"prompt": prompt, "extra_data": {}}
+    answer = requests.post(f"{host.url}/prompt", json=body, timeout=30)
+    requests.post(f"{host.url}/interrupt", json={}, timeout=30)
+    assert answer.ok or (template.models and template.models[0]["name"] in answer.text), answer.text
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

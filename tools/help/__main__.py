@@ -74,6 +74,7 @@ def _run(page: Page) -> None:
         .widgets.find(w => w.name === 'attractor_panel').element.textContent.includes(key)"""
     for name, key in (("Attractor_Study", "votes"), ("Attractor_Compare", "attractor")):
         page.wait_for_function(done, arg=[name, key], timeout=900_000)
+    page.wait_for_function("async () => !(await (await fetch('/queue')).json()).queue_running.length", timeout=900_000)
 
 
 def _everything() -> Template:

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.write and not alone and (chosen.short or chosen.methods or "main" not in chosen.tables):
         parser.error("--write keeps whole records: leave out --short and --methods, and have 'main' among the tables")
     if chosen.short:
-        chosen.subjects, chosen.seeds, chosen.pictures, chosen.settings = 2, 1, 4, ["same_shoot"]
+        chosen.subjects, chosen.seeds, chosen.pictures, chosen.settings = 2, 1, 2, ["same_shoot"]
         chosen.tables, chosen.methods = ["main"], ["floor", "ti_tuned", "ours"]
     best = {} if chosen.short else recorded() if chosen.as_recorded else tune(chosen.workers)
     figures: dict[str, float] = judge_figures(200 if not chosen.short else 40)
