@@ -7,7 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ from ..metrics.generations import Generated, Generations, contact_sheet, from_pi
 from ..metrics.page import write_comparison, write_report
 from ..metrics.report import read_report
 from ..metrics.scores import score as score_pictures
-from ..metrics.splits import split_set
+from ..metrics.splits import Certificate, split_set
 from ..training.concept import Concept, check_name, load_concept, save_concept, write_beside
 from ..training.loop import Silent
 from ..training.loop import train as train_concept
 from ..training.photos import SubjectSet, read_folder
 from ..training.resume import RunFolder
+from ..training.rights import check_rights
 from ..training.settings import TrainSettings
 from ..training.together import Among, Job, train_together
 
@@ -93,17 +94,19 @@ def train(chosen: Namespace) -> dict:
     fields_of = {f.name for f in fields(TrainSettings)} - {"seed"}
     settings = TrainSettings(**{name: getattr(chosen, name) for name in fields_of}, seed=chosen.seed)
     start = load_concept(Path(chosen.start_from)) if chosen.start_from else None
+    sets = [read_folder(folder, words[i % len(words)]) for i, folder in enumerate(folders)]
+    for photos in sets:
+        check_rights(photos)
     model, jobs = load(chosen.model), []
     if start is not None:
         start.check_fits(model.widths, None, f"the model {chosen.model}")
-    for i, folder in enumerate(folders):
+    for i, photos in enumerate(sets):
         word = words[i % len(words)]
         masks = Path(chosen.masks) / names[i] if chosen.masks and len(folders) > 1 else chosen.masks
         own = Namespace(**{**vars(chosen), "word": word, "masks": masks})
-        found, _ = masked(read_folder(folder, word), own, model)
+        found, _ = masked(photos, own, model)
         parts = split_set(found, chosen.held_out, chosen.seed)
-        folder = Path(chosen.out) / "runs"
-        runs = RunFolder.of(folder, model, parts.train, settings, parts.held_out, start_from=start)
+        runs = RunFolder.of(Path(chosen.out) / "runs", model, parts.train, settings, parts.held_out, start_from=start)
         jobs.append(Job(parts.train, settings, parts.held_out, _Lines(), 0, runs, start))
     if len(jobs) == 1:
         job = jobs[0]
@@ -116,7 +119,9 @@ def train(chosen: Namespace) -> dict:
     for name, job, (concept, history) in zip(names, jobs, found, strict=True):
         path = save_concept(concept, Path(chosen.out), name, chosen.when_exists)
         held_out = job.held_out.names if job.held_out else []
+        certificate = job.subject.certificate
         made.append({"concept": str(path), "train": job.subject.names, "held_out": held_out,
+                     "certificate": json.loads(certificate.to_json()) if certificate else None,
                      "best_step": history.best_step, "run_card": concept.run_card})  # fmt: skip
     return made[0] if len(made) == 1 else {"concepts": made}
 
@@ -154,6 +159,8 @@ def score(chosen: Namespace) -> dict:
     parts = read_json(Path(chosen.split))
     train_set, held_out = (_chosen(photos, parts.get(key, []), chosen.split) for key in ("train", "held_out"))
     _check_certificate(parts.get("certificate"), train_set, held_out, chosen.split)
+    if parts.get("certificate"):
+        train_set = replace(train_set, certificate=Certificate.of(parts["certificate"]))
     names = dict.fromkeys(n for n in (chosen.image_encoder, chosen.text_encoder) if n and n != "none")
     encoders = [load_encoder(name, model_folders(chosen)) for name in names]
     find = None

@@ -16,8 +16,9 @@ from ..attractor.errors import AttractorError
 from ..attractor.masks import UNITS
 from ..attractor.photo_masks import BACK_ENDS
 from ..attractor.saliency import KINDS
+from ..studio.policy import NAMES
 from ..training.settings import CHOICES, TrainSettings
-from . import commands
+from . import commands, studio
 from .bench import bench
 
 _MODELS_HELP = "without it: $ATTRACTOR_MODELS, the current folder, and the pack's own .host/models"
@@ -67,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     _sample(_command(commands_of, "sample", commands.sample, "paint prompts into the folder"))
     _score(_command(commands_of, "score", commands.score, "score the pictures in a folder that `sample` wrote"))
     _compare(commands_of.add_parser("compare", help="put scored runs side by side"))
+    _gate(commands_of.add_parser("gate", help="pass or block a scored concept by a policy: docs/studio.md"))
+    _forget(commands_of.add_parser("forget", help="find, and delete, all that was made of photos"))
     _bench(_command(commands_of, "bench", bench, "run methods over a set of subjects, a folder each: docs/scoring.md"))
     return parser
 
@@ -116,6 +119,24 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", help="a,b,… in their order; without it the folders' names")
     parser.add_argument("--out", help="folder for comparison.json and comparison.html")
     _result(parser, commands.compare)
+
+
+def _gate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("report", metavar="REPORT", help="report.json, or the folder that holds it")
+    parser.add_argument("--policy", default="catalogue", help=f"{', '.join(NAMES)}, or a JSON file")
+    parser.add_argument("--photos", nargs="+", help="folders of the train photos, for what their manifests say today")
+    parser.add_argument("--today", default="", help="the day on which consents must be valid, YYYY-MM-DD")
+    parser.add_argument("--out", help="file for the decision record")
+    _result(parser, studio.gate)
+
+
+def _forget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="photos, folders of photos, or their SHA-256")
+    parser.add_argument("--within", nargs="+", required=True, metavar="DIR",
+                        help="where to look: ComfyUI's input, output, user and embeddings, and your own")  # fmt: skip
+    parser.add_argument("--yes", action="store_true", help="delete what is found; without it, it is only listed")
+    parser.add_argument("--receipt", default="receipt.json", help="file for the receipt of what was deleted")
+    _result(parser, studio.forget)
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:

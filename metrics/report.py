@@ -63,6 +63,7 @@ class Report:
             "train_photos": [p.sha256 for p in self.train.photos],
             "held_out_photos": [p.sha256 for p in self.held_out.photos],
             "split_certificate": self.train.certificate.sha256 if self.train.certificate else None,
+            "rights": {p.sha256: p.rights.as_dict() for p in self.train.photos if p.rights is not None},
             "nearest_pair_across_the_split": self.nearest_pair,
             "held_out_photos_chose_the_step": self.stopped_by_held_out,
             "prompt_token_replaced_by": self.generations.class_word,

@@ -35,6 +35,18 @@ class Certificate:
         """The certificate as JSON with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True, indent=2)
 
+    @classmethod
+    def of(cls, data: dict) -> Certificate:
+        """From what to_json wrote. Raises AttractorError for anything else."""
+        try:
+            return cls(
+                data["seed"], tuple(data["train"]), tuple(data["held_out"]), tuple(map(tuple, data["groups"])),
+                Thresholds(**data["thresholds"]), data["nearest"], data["format"],
+            )  # fmt: skip
+        except (KeyError, TypeError) as error:
+            why = f"Not a split certificate of this version ({error}). Split the photos again."
+            raise AttractorError(why) from error
+
     @property
     def sha256(self) -> str:
         """SHA-256 of the JSON."""

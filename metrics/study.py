@@ -84,7 +84,11 @@ def create(
     folder = root / hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
     named = json.dumps({"methods": list(names), "word": runs[0].class_word or "subject"})
     if not (folder / "study.json").is_file():
-        _write(folder, manifest, named, files)
+        made_of = {
+            "photos": sorted({photo.sha256 for photo in references[:_REFERENCES]} if shown else set()),
+            "concepts": sorted({run.concept.sha256 for run in runs if run.concept is not None}),
+        }
+        _write(folder, manifest, named, files, made_of)
     write_beside(folder / "names.json", lambda path: path.write_text(named, encoding="utf-8"))
     return open_study(root, folder.name)
 
@@ -282,15 +286,16 @@ def _small(pixels: Tensor, side: int = 512) -> Tensor:
     return torch.nn.functional.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
-def _write(folder: Path, manifest: dict, named: str, files: dict[str, Tensor]) -> None:
-    """Write the folder beside its place, then rename.
+def _write(folder: Path, manifest: dict, named: str, files: dict[str, Tensor], made_of: dict) -> None:
+    """Write the folder beside its place, then rename. made_of: hashes by which the study is found again from a photo.
 
     Pictures get names with a secret in them, for a hash of its pixels would tell a picture to whoever has it.
     """
     secret = secrets.token_hex(16)
     token = {digest: hashlib.sha256(f"{secret} {digest}".encode()).hexdigest()[:24] for digest in files}
     items = [{**item, "pictures": [token[d] for d in item["pictures"]]} for item in manifest["items"]]
-    text = json.dumps({**manifest, "references": [token[d] for d in manifest["references"]], "items": items}, indent=1)
+    shown = [token[digest] for digest in manifest["references"]]
+    text = json.dumps({**manifest, **made_of, "references": shown, "items": items}, indent=1)
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         (staging / "pictures").mkdir(parents=True)

@@ -16,6 +16,7 @@ class AttractorExtension(ComfyExtension):
         from .host.routes import register
         from .mask import Mask
         from .propose import Propose
+        from .release import ReleaseGate
         from .sample import SampleGrid
         from .score import Score
         from .study import Study
@@ -24,4 +25,4 @@ class AttractorExtension(ComfyExtension):
 
         register()
         return [LoadSubject, Split, Mask, Propose, Train, SaveConcept, LoadConcept, Prompt, SampleGrid, Score, Compare,
-                Study, LoadDemo]  # fmt: skip
+                Study, ReleaseGate, LoadDemo]  # fmt: skip

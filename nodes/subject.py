@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..attractor.errors import AttractorError
 from ..metrics.splits import split_set
 from ..training.photos import SUFFIXES, photo_from_tensor, read_folder, subject_set
+from ..training.rights import FILES as MANIFESTS
 from .host import folders
 from .types import CATEGORY, SubjectSetType, schema, single, to_host
 
@@ -53,7 +54,7 @@ class LoadSubject(io.ComfyNode):
             return str(class_word)
         try:
             files = [p for line in _lines(folder) for p in sorted(folders.subject_folder(line).iterdir())]
-            photos = [p for p in files if p.suffix.lower() in SUFFIXES]
+            photos = [p for p in files if p.suffix.lower() in SUFFIXES or p.name in MANIFESTS]
             state = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in photos]
         except (OSError, AttractorError):
             return math.nan

@@ -27,6 +27,7 @@ from .objective import Draw, Part, Subject, draw, fixed_draws, loss, losses_in_t
 from .photos import SubjectSet
 from .representations import SD15_TABLE_SCALE, build, restore
 from .resume import Progress, RunFolder
+from .rights import check_rights
 from .run_card import run_card
 from .running_mean import RunningMean
 from .schedules import rate_factor
@@ -120,6 +121,9 @@ class TrainingRun:
         self, model: DiffusionModel, subject: SubjectSet, settings: TrainSettings, held_out: SubjectSet | None,
         watcher: Watcher, runs: RunFolder | None = None, start_from: Concept | None = None,
     ):  # fmt: skip
+        for photos in (subject, held_out):
+            if photos is not None:
+                check_rights(photos)
         self.model, self.settings, self.watcher, self.set, self._runs = model, settings, watcher, subject, runs
         self.history = History()
         self.generator = torch.Generator().manual_seed(settings.seed)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from ..attractor.verdicts import ADVICE, Evidence
+from .rights import Rights, find_manifest, forbids_training
 
 if TYPE_CHECKING:
     from ..metrics.splits import Certificate
@@ -35,6 +36,7 @@ class Photo:
     sha256: of the file, or of the 8-bit pixels where the photo came as a tensor. phash: 64-bit DCT hash.
     mask: attractor mask [H, W] in [0, 1], 1 = subject, or None. verdict: what was found about the mask.
     evidence: what speaks for it. file_size: (width, height) of the upright file where it was larger than is kept.
+    rights: what a manifest says of it. forbids: what its own file says against training, see rights.py.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Photo:
     verdict: str = ""
     evidence: Evidence | None = None
     file_size: tuple[int, int] | None = None
+    rights: Rights | None = None
+    forbids: str = ""
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -153,21 +157,30 @@ def read_photo(path: Path) -> Photo:
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         raise AttractorError(f"{path.name}: the image is damaged or cut short ({error}). "
                              "Copy it again or remove it.") from error
-    photo = _photo(pixels, path.name, hashlib.sha256(data).hexdigest())
+    photo = replace(_photo(pixels, path.name, hashlib.sha256(data).hexdigest()), forbids=forbids_training(data))
     return photo if size == photo.size else replace(photo, file_size=(size[0], size[1]))
 
 
 def read_folder(folder: Path, class_word: str) -> SubjectSet:
-    """Read all photos of a folder, in the order of their names; other files are left alone.
+    """Read all photos of a folder, in the order of their names, with the rights that a manifest in it gives them; other
+    files are left alone.
 
-    Raises AttractorError when the folder is missing, empty, or one of its photos cannot be read.
+    Raises AttractorError when the folder is missing, empty, one of its photos cannot be read, or the manifest does not
+    speak of all of them.
     """
     if not folder.is_dir():
         raise AttractorError(f"{folder}: no such folder. Give a folder that holds photos of one subject.")
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise AttractorError(f"{folder}: no photos in this folder ({', '.join(s[1:] for s in SUFFIXES)} are read).")
-    return subject_set([read_photo(path) for path in files], class_word)
+    rights = find_manifest(folder)
+    if rights and (missing := [path.name for path in files if path.name not in rights]):
+        raise AttractorError(
+            f"{folder}: its manifest says nothing of {', '.join(missing[:5])}{' and more' if missing[5:] else ''}. "
+            "Add a row for each, or take the manifest out."
+        )
+    photos = [replace(read_photo(path), rights=rights.get(path.name)) for path in files]
+    return subject_set(photos, class_word)
 
 
 def subject_set(photos: Sequence[Photo], class_word: str) -> SubjectSet:

@@ -8,6 +8,7 @@ from .concept import Concept
 from .history import History
 from .model import DiffusionModel
 from .photos import SubjectSet
+from .rights import card_of
 from .settings import TrainSettings
 
 VERSION = "0.1.0"
@@ -52,6 +53,7 @@ def what_is_trained(
         "held_out_photos": [p.sha256 for p in held_out.photos] if held_out else [],
         "masks": "given" if subject.has_masks else "none",
         "split_certificate": certificate.sha256 if certificate else "",
+        **card_of(subject),
         "versions": {"attractor": VERSION, "torch": torch.__version__},
     }
 

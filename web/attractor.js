@@ -18,6 +18,7 @@ const PANELS = {
   Attractor_Score: verdicts,
   Attractor_Compare: verdicts,
   Attractor_Study: study,
+  Attractor_ReleaseGate: verdicts,
 };
 const SETTING = "Attractor.Panels";
 const EMPTY_HEIGHT = 44;

@@ -64,6 +64,14 @@ def subject_folder(text: str) -> Path:
     return Path(folder_paths.get_input_directory()) / path
 
 
+def input_file(text: str, what: str) -> Path:
+    """A file of the input folder that a graph names. Raises AttractorError for an empty name or one that leads out."""
+    if not text.strip():
+        raise AttractorError(f"{what} is empty: give a file in ComfyUI's input folder.")
+    _refuse_escape(text.strip(), what)
+    return Path(folder_paths.get_input_directory()) / text.strip()
+
+
 def report_folder(name: str) -> Path:
     """output/attractor/<name>."""
     return Path(folder_paths.get_output_directory()) / "attractor" / name

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...attractor.masks import to_latent_grid
 from ...metrics.generations import Generations, to_picture
 from ...metrics.verdict import Verdict
+from ...studio.gate import Decision
 from ...training.history import History
 from ...training.views import centre_view
 
@@ -116,6 +117,22 @@ def verdicts(named: Sequence[tuple[str, Verdict]], page: Path | None) -> dict:
         for name, verdict in named
     ]  # fmt: skip
     return _panel("verdicts", verdicts=found, page=f"{page.parent.name}/{page.name}" if page else "")
+
+
+def decision(made: Decision) -> dict:
+    """What a release gate decided, rule by rule."""
+    answers = [
+        {
+            "question": rule.measure, "grade": "pass" if rule.holds(found.value) else "block",
+            "text": f"{found.said} ({rule.limit} asked). {rule.why}",
+        }
+        for rule, found in made.rules
+    ]  # fmt: skip
+    broken = ", ".join(rule.measure for rule, _ in made.broken)
+    said = f"blocked by {broken}" if broken else "nothing speaks against it"
+    shown = {"name": "", "grade": "block" if broken else "pass", "answers": answers,
+             "headline": f"{made.policy.name}: {said}"}  # fmt: skip
+    return _panel("verdicts", verdicts=[shown], page="")
 
 
 def panel_of_training(histories: Sequence[History]) -> dict:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from attractor_pack.studio.gate import check_decision, digest
 from attractor_pack.training import demo_assets
 from attractor_pack.training.concept import load_concept
 
@@ -76,20 +79,23 @@ def test_train_sample_and_score(tmp_path):
     photos.mkdir()
     for path in (demo_assets.ASSETS / "subject").glob("*.png"):
         shutil.copy(path, photos)
+    rows = [f"{path.name},C-17,2099-01-01" for path in sorted(photos.iterdir())]
+    (photos / "manifest.csv").write_text("\n".join(["photo,consent,expires", *rows]), encoding="utf-8")
     shutil.copytree(demo_assets.ASSETS / "subject" / "masks", masks)
     done = attractor("train", photos, "--word", "cup", "--masks", masks, "--held-out", 3, "--resolution", 64, "--steps",
                      8, "--background-steps", 4, "--views", 1, "--name", "mug", "--representation", "NeTI",
                      "--out", tmp_path / "out", "--json", tmp_path / "t.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     trained = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
-    split = {k: trained[k] for k in ("train", "held_out")}
+    split = {k: trained[k] for k in ("train", "held_out", "certificate")}
     (tmp_path / "split.json").write_text(json.dumps(split), encoding="utf-8")
     prompt = ("--prompt", "a photo of a <subject> on a red plain background", "--steps", 4, "--size", 64, "--seeds", 2)
     for folder, more in (("with", ("--concept", trained["concept"])), ("base", ("--word", "cup"))):
         done = attractor("sample", tmp_path / folder, *prompt, *more)
         assert done.returncode == 0, done.stderr
     done = attractor("score", tmp_path / "with", "--photos", photos, "--split", tmp_path / "split.json", "--base",
-                     tmp_path / "base", "--out", tmp_path / "report", "--json", tmp_path / "r.json")  # fmt: skip
+                     tmp_path / "base", "--concept", trained["concept"], "--out", tmp_path / "report", "--json",
+                     tmp_path / "r.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert report["scores"][0]["memorisation_gap"] is not None and len(report["pictures"]) == 2
@@ -104,6 +110,33 @@ def test_train_sample_and_score(tmp_path):
     assert done.returncode == 1 and "certificate was made for other held-out photos" in done.stderr
     done = attractor("score", tmp_path / "base", "--photos", photos, "--split", tmp_path / "split.json")
     assert done.returncode == 0, done.stderr
+    walk_the_chain(tmp_path, photos, Path(trained["concept"]))
+
+
+def walk_the_chain(folder, photos, concept):
+    """Photo to concept to report to decision and back, from the files alone; then the photo is forgotten."""
+    policy = folder / "policy.json"
+    rules = [{"measure": "certificate", "at_least": 1}, {"measure": "rights", "at_least": 1}]
+    policy.write_text(json.dumps({"name": "chain", "rules": rules}), encoding="utf-8")
+    decided = folder / "decision.json"
+    done = attractor("gate", folder / "report", "--policy", policy, "--out", decided)
+    assert done.returncode == 0, done.stderr
+    record = check_decision(decided)
+    report = json.loads((folder / "report" / "report.json").read_text(encoding="utf-8"))
+    card = load_concept(concept).run_card
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in photos.glob("*.png")}
+    assert record["report_sha256"] == digest({k: v for k, v in report.items() if k not in ("report", "page")})
+    assert record["concept_sha256"] == report["concept_sha256"] == load_concept(concept).sha256
+    assert record["train_photos"] == sorted(card["train_photos"]) and set(card["train_photos"]) <= set(hashes)
+    assert record["split_certificate"] == card["split_certificate"] == report["split_certificate"]
+    assert card["rights"]["photos"] == len(card["train_photos"]) and card["rights"]["expires"] == "2099-01-01"
+    assert report["rights"][card["train_photos"][0]]["consent"] == "C-17"
+    photo = hashes[card["train_photos"][0]]
+    done = attractor("forget", photo, "--within", folder, "--yes", "--receipt", folder / "receipt.json")
+    assert done.returncode == 0, done.stderr
+    for path in (photo, concept, folder / "report" / "report.html", decided, folder / "with" / "0000.png"):
+        assert not path.exists(), f"{path} was made of the photo"
+    assert (folder / "base" / "0000.png").exists() and len(list(photos.glob("*.png"))) == len(hashes) - 1
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ def _everything() -> Template:
         Column("", "", {
             "score": score("grid", report_name="attractor"),
             "score_other": score("other", report_name="plain"),
+            "gate": node("Attractor_ReleaseGate", report=["score", 0], policy="internal-draft", report_name="gate"),
             "compare": node("Attractor_Compare", report_a=["score_other", 0], report_b=["score", 0],
                             names="plain\nattractor", report_name="both"),
             "study": node("Attractor_Study", generations_a=["other", 2], generations_b=["grid", 2],

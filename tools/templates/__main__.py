@@ -43,7 +43,7 @@ _DRAWN = """() => {
 _TALL = ["PreviewImage", "PreviewAny", "SaveImage"]
 _PANELS = {  # room below the inputs for what web/ shows there, pixels
     "Attractor_Train": 210, "Attractor_Mask": 310, "Attractor_SampleGrid": 420, "Attractor_Score": 190,
-    "Attractor_Compare": 330, "Attractor_Study": 40,
+    "Attractor_Compare": 330, "Attractor_Study": 40, "Attractor_ReleaseGate": 150,
 }  # fmt: skip
 _THUMBNAIL = (640, 420)
 
@@ -110,7 +110,11 @@ def _thumbnail(host: Host, page: Page, template: Template, made: dict[str, Any])
         run = host.queue(made["prompt"])
         node = next(i for i, name in made["names"].items() if name == template.picture)
         shown = _row([Image.open(io.BytesIO(host.fetch_output(item))) for item in run.outputs[node]["images"][:4]])
-    shown = ImageOps.contain(shown.convert("RGB"), _THUMBNAIL, Image.Resampling.LANCZOS)
+    shown = shown.convert("RGB")
+    if shown.height * _THUMBNAIL[0] > shown.width * _THUMBNAIL[1]:  # tall: its upper part, large enough to be read
+        shown = ImageOps.fit(shown, _THUMBNAIL, Image.Resampling.LANCZOS, centering=(0.5, 0))
+    else:
+        shown = ImageOps.contain(shown, _THUMBNAIL, Image.Resampling.LANCZOS)
     ground = Image.new("RGB", _THUMBNAIL, "#16191d")
     ground.paste(shown, ((_THUMBNAIL[0] - shown.width) // 2, (_THUMBNAIL[1] - shown.height) // 2))
     return ground

@@ -23,7 +23,8 @@ export function verdicts(_node, page) {
       ...pages.map((path) => button(say("open_report"), () => page.open(`/attractor/report/${path}`), { title: path })),
       make("div", { class: "attractor-rows" }, ...runs),
     );
-    panel.height = Math.min(360, 60 + 150 * all.length);
+    const lines = all.reduce((sum, { answers }) => sum + 3 + answers.length, 0);
+    panel.height = Math.min(360, 60 + 20 * lines);
   }
   return panel;
 }

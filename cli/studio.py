@@ -1,0 +1,52 @@
+"""The studio's commands: the release gate and deletion."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from datetime import date
+from pathlib import Path
+
+from ..attractor.errors import AttractorError
+from ..metrics.report import read_report
+from ..studio.forget import forget as forget_found
+from ..studio.forget import hashes_of, search
+from ..studio.gate import decide, write_decision
+from ..studio.measures import Evidence
+from ..studio.policy import load_policy
+from ..training.photos import read_folder
+
+
+def gate(chosen: Namespace) -> dict:
+    """A report against a policy. Raises AttractorError where it blocks, after the record was written."""
+    path = Path(chosen.report)
+    report = read_report(path / "report.json" if path.is_dir() else path)
+    rights = dict(report.get("rights") or {})
+    for folder in chosen.photos or []:
+        photos = read_folder(Path(folder), report.get("class_word") or "subject").photos
+        rights |= {photo.sha256: photo.rights.as_dict() for photo in photos if photo.rights is not None}
+    decision = decide(load_policy(chosen.policy), Evidence(report, rights, _day(chosen.today)))
+    for file in filter(None, (chosen.out, chosen.json)):
+        write_decision(decision, Path(file))
+    print(decision.text, file=sys.stderr)
+    if not decision.passed:
+        raise AttractorError(f"blocked by {', '.join(rule.measure for rule, _ in decision.broken)}")
+    return decision.as_dict()
+
+
+def forget(chosen: Namespace) -> dict:
+    """List what was made of photos; delete it with --yes."""
+    found = search(hashes_of(chosen.photos), [Path(root) for root in chosen.within])
+    print(found.text, file=sys.stderr)
+    if not found.traces or not chosen.yes:
+        if found.traces:
+            print("Nothing was deleted. Add --yes to delete all of it.", file=sys.stderr)
+        return {"photos": list(found.photos), "found": [str(t.path) for t in found.traces], "deleted": False}
+    return forget_found(found, Path(chosen.receipt))
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text) if text else date.today()
+    except ValueError:
+        raise AttractorError(f"--today {text}: write a date as YYYY-MM-DD.") from None

@@ -1,0 +1,1 @@
+"""For studios: what may be released, and what must be forgotten."""
