@@ -35,6 +35,7 @@ from ..training.loop import train as train_concept
 from ..training.photos import SubjectSet, read_folder
 from ..training.resume import RunFolder
 from ..training.rights import check_rights
+from ..training.run_card import photos_seen_by
 from ..training.settings import TrainSettings
 from ..training.together import Among, Job, train_together
 
@@ -145,7 +146,8 @@ def sample(chosen: Namespace) -> dict:
         rows.append({"file": name, **asdict(item)})
     sheet = to_picture(contact_sheet(made))
     write_beside(folder / "sheet.png", lambda path: sheet.save(path, "PNG"))
-    index = {"class_word": made.class_word, "concept": concept.sha256 if concept else None, "pictures": rows}
+    index = {"class_word": made.class_word, "concept": concept.sha256 if concept else None,
+             "photos": photos_seen_by(concept) if concept else [], "pictures": rows}  # fmt: skip
     write_json(folder / _INDEX, index)
     return index
 
@@ -155,6 +157,9 @@ def score(chosen: Namespace) -> dict:
     concept = load_concept(Path(chosen.concept)) if chosen.concept else None
     made = _read_pictures(Path(chosen.dir), concept, chosen.word)
     base = _read_pictures(Path(chosen.base), None, chosen.word) if chosen.base else None
+    _check_painted_by(Path(chosen.dir), concept.sha256 if concept else None, chosen.concept)
+    if chosen.base and read_json(Path(chosen.base) / _INDEX).get("concept"):
+        raise AttractorError(f"--base {chosen.base}: a concept painted it. Give pictures of the class word alone.")
     photos = read_folder(Path(chosen.photos), made.class_word or "subject")
     parts = read_json(Path(chosen.split))
     train_set, held_out = (_chosen(photos, parts.get(key, []), chosen.split) for key in ("train", "held_out"))
@@ -283,6 +288,14 @@ def _read_pictures(folder: Path, concept: Concept | None, word: str) -> Generati
     if not images or len({image.shape for image in images}) > 1:
         raise AttractorError(f"{folder / _INDEX}: lists no pictures, or pictures of different sizes.")
     return Generations(torch.stack(images), tuple(items), word or index.get("class_word", ""), concept)
+
+
+def _check_painted_by(folder: Path, concept: str | None, given: str) -> None:
+    """Raise AttractorError where pictures are said to be another concept's than their index says."""
+    painted = read_json(folder / _INDEX).get("concept")
+    if given and painted != concept:
+        by = f"the concept {str(painted)[:12]}" if painted else "the class word alone"
+        raise AttractorError(f"{folder}: was painted by {by}, not by {given}. Give the concept that painted it.")
 
 
 def _check_certificate(certificate: Any, train_set: SubjectSet, held_out: SubjectSet, source: str) -> None:

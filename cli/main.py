@@ -126,7 +126,9 @@ def _gate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", default="catalogue", help=f"{', '.join(NAMES)}, or a JSON file")
     parser.add_argument("--photos", nargs="+", help="folders of the train photos, for what their manifests say today")
     parser.add_argument("--today", default="", help="the day on which consents must be valid, YYYY-MM-DD")
-    parser.add_argument("--out", help="file for the decision record")
+    parser.add_argument("--study", default="", help="a blind study's folder, for policies that ask people")
+    parser.add_argument("--run-name", default="", help="what this run is called in that study")
+    parser.add_argument("--out", help="file for the decision record; without it decision.json beside the report")
     _result(parser, studio.gate)
 
 
@@ -135,7 +137,7 @@ def _forget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--within", nargs="+", required=True, metavar="DIR",
                         help="where to look: ComfyUI's input, output, user and embeddings, and your own")  # fmt: skip
     parser.add_argument("--yes", action="store_true", help="delete what is found; without it, it is only listed")
-    parser.add_argument("--receipt", default="receipt.json", help="file for the receipt of what was deleted")
+    parser.add_argument("--receipt", default="receipt.json", help="new file for the receipt of what was deleted")
     _result(parser, studio.forget)
 
 

@@ -9,26 +9,34 @@ from pathlib import Path
 
 from ..attractor.errors import AttractorError
 from ..metrics.report import read_report
+from ..metrics.study import open_study
 from ..studio.forget import forget as forget_found
 from ..studio.forget import hashes_of, search
 from ..studio.gate import decide, write_decision
 from ..studio.measures import Evidence
 from ..studio.policy import load_policy
 from ..training.photos import read_folder
+from ..training.rights import strictest
 
 
 def gate(chosen: Namespace) -> dict:
     """A report against a policy. Raises AttractorError where it blocks, after the record was written."""
     path = Path(chosen.report)
-    report = read_report(path / "report.json" if path.is_dir() else path)
+    path = path / "report.json" if path.is_dir() else path
+    report = read_report(path)
     rights = dict(report.get("rights") or {})
-    for folder in chosen.photos or []:
-        photos = read_folder(Path(folder), report.get("class_word") or "subject").photos
-        rights |= {photo.sha256: photo.rights.as_dict() for photo in photos if photo.rights is not None}
-    decision = decide(load_policy(chosen.policy), Evidence(report, rights, _day(chosen.today)))
-    for file in filter(None, (chosen.out, chosen.json)):
-        write_decision(decision, Path(file))
+    if chosen.photos:  # what manifests say today is all that counts
+        sets = [read_folder(Path(folder), report.get("class_word") or "subject") for folder in chosen.photos]
+        rights = {k: v.as_dict() for k, v in strictest([p for one in sets for p in one.photos]).items()}
+    people = None
+    if chosen.study:
+        folder = Path(chosen.study)
+        people = open_study(folder.parent, folder.name).result().as_dict()
+    evidence = Evidence(report, rights, _day(chosen.today), people, chosen.run_name)
+    decision = decide(load_policy(chosen.policy), evidence)
     print(decision.text, file=sys.stderr)
+    written = write_decision(decision, Path(chosen.out) if chosen.out else path.with_name("decision.json"))
+    print(f"record: {written}", file=sys.stderr)
     if not decision.passed:
         raise AttractorError(f"blocked by {', '.join(rule.measure for rule, _ in decision.broken)}")
     return decision.as_dict()
@@ -38,7 +46,7 @@ def forget(chosen: Namespace) -> dict:
     """List what was made of photos; delete it with --yes."""
     found = search(hashes_of(chosen.photos), [Path(root) for root in chosen.within])
     print(found.text, file=sys.stderr)
-    if not found.traces or not chosen.yes:
+    if not chosen.yes:
         if found.traces:
             print("Nothing was deleted. Add --yes to delete all of it.", file=sys.stderr)
         return {"photos": list(found.photos), "found": [str(t.path) for t in found.traces], "deleted": False}

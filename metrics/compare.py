@@ -60,6 +60,7 @@ class Agreement:
 class Comparison:
     """names: of the runs, the first is what the others are compared with. grades: their verdicts'. keys: the pictures'
     (prompt, seed). people, agreement, hybrid: with a study of these runs; hybrid is the share of pairs that each wins.
+    photos, concepts: SHA-256 of what the runs were made of.
     """
 
     names: tuple[str, ...]
@@ -69,6 +70,8 @@ class Comparison:
     people: People | None = None
     agreement: tuple[Agreement, ...] = ()
     hybrid: tuple[float, ...] = ()
+    photos: tuple[str, ...] = ()
+    concepts: tuple[str, ...] = ()
 
     def as_dict(self) -> dict:
         """For JSON."""
@@ -77,6 +80,7 @@ class Comparison:
         return {
             "format": 1, "names": list(self.names), "grades": list(self.grades), "pictures": len(self.keys),
             "rows": rows, "people": self.people.as_dict() if self.people else None,
+            "photos": list(self.photos), "concepts": list(self.concepts),
             "agreement": [asdict(a) for a in self.agreement], "hybrid": list(self.hybrid),
         }  # fmt: skip
 
@@ -133,7 +137,10 @@ def compare_reports(
                              "the same encoders.")
     rows = _one_family(rows)
     grades = tuple((report.get("verdict") or {}).get("grade", "unknown") for report in reports)
-    found = Comparison(tuple(names), grades, tuple(keys), tuple(rows))
+    photos = {p for report in reports for name in ("train_photos", "held_out_photos") for p in report.get(name) or []}
+    concepts = {report["concept_sha256"] for report in reports if report.get("concept_sha256")}
+    found = Comparison(tuple(names), grades, tuple(keys), tuple(rows), photos=tuple(sorted(photos)),
+                       concepts=tuple(sorted(concepts)))  # fmt: skip
     return found if people is None else _with_people(found, people)
 
 

@@ -55,7 +55,7 @@ class Pair:
 class People:
     """raters: who counts, votes: theirs; left_out: raters who failed the catch pairs. alpha: Krippendorff's; agreed:
     the share of two raters' answers to one pair that are the same; None where no pair was answered twice. strengths:
-    best first.
+    best first. concepts: SHA-256 of those that painted the runs, where known.
     """
 
     question: str
@@ -68,6 +68,7 @@ class People:
     agreed: float | None
     strengths: tuple[Strength, ...]
     pairs: tuple[Pair, ...]
+    concepts: tuple[str, ...] = ()
 
     def as_dict(self) -> dict:
         """For JSON, without raters' names."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..attractor.errors import AttractorError
 from ..training.photos import SubjectSet
+from ..training.rights import strictest
 from .copies import PixelCopy
 from .generations import Generations
 from .verdict import Verdict, judge
@@ -62,8 +63,8 @@ class Report:
             "run_card": concept.run_card if concept else None,
             "train_photos": [p.sha256 for p in self.train.photos],
             "held_out_photos": [p.sha256 for p in self.held_out.photos],
-            "split_certificate": self.train.certificate.sha256 if self.train.certificate else None,
-            "rights": {p.sha256: p.rights.as_dict() for p in self.train.photos if p.rights is not None},
+            "split_certificate": self._certificate,
+            "rights": {sha256: rights.as_dict() for sha256, rights in strictest(self.train.photos).items()},
             "nearest_pair_across_the_split": self.nearest_pair,
             "held_out_photos_chose_the_step": self.stopped_by_held_out,
             "prompt_token_replaced_by": self.generations.class_word,
@@ -71,6 +72,16 @@ class Report:
             "pixel_copies": None if self.pixel_copies is None else [asdict(copy) for copy in self.pixel_copies],
             "scores": [asdict(score) for score in self.scores],
         }
+
+    @property
+    def _certificate(self) -> str | None:
+        """Hash of the split certificate, where it is of these very photos."""
+        certificate = self.train.certificate
+        if certificate is None:
+            return None
+        parts = ((certificate.train, self.train), (certificate.held_out, self.held_out))
+        fits = all(sorted(named) == sorted(p.sha256 for p in photos.photos) for named, photos in parts)
+        return certificate.sha256 if fits else None
 
     def as_csv(self) -> str:
         """A row for each picture, encoder and region."""

@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
@@ -29,6 +29,7 @@ from ..attractor.errors import AttractorError
 from ..attractor.prompts import spoken
 from ..training.concept import write_beside
 from ..training.photos import Photo
+from ..training.run_card import photos_seen_by
 from .generations import Generations, to_picture
 from .people import People, Vote, count
 
@@ -85,7 +86,8 @@ def create(
     named = json.dumps({"methods": list(names), "word": runs[0].class_word or "subject"})
     if not (folder / "study.json").is_file():
         made_of = {
-            "photos": sorted({photo.sha256 for photo in references[:_REFERENCES]} if shown else set()),
+            "photos": sorted({p.sha256 for p in (references[:_REFERENCES] if shown else ())}.union(
+                *(photos_seen_by(run.concept) for run in runs if run.concept is not None))),
             "concepts": sorted({run.concept.sha256 for run in runs if run.concept is not None}),
         }
         _write(folder, manifest, named, files, made_of)
@@ -201,7 +203,8 @@ class Study:
             value = {"left": 1.0, "right": 0.0, "tie": 0.5}[choice]
             first, second = self.names[entry["first"]], self.names[entry["second"]]
             votes.append(Vote(rater, (entry["prompt"], entry["seed"]), first, second, value, bool(entry.get("catch"))))
-        return count(votes, self.names, self.manifest["question"])
+        found = count(votes, self.names, self.manifest["question"])
+        return replace(found, concepts=tuple(self.manifest.get("concepts") or ()))
 
     @property
     def _tokens(self) -> set[str]:

@@ -56,8 +56,8 @@ class Propose(io.ComfyNode):
         if held_out_set is not None:
             check_disjoint(train_set, held_out_set)
         settings = TrainSettings(**chosen, seed=training_seed)
-        watcher = HostWatcher(cls.hidden.unique_id, loss_curve)
-        found = propose(HostModel(model, clip, vae), train_set, settings, held_out_set, pilot_steps, watcher)
+        with HostWatcher(cls.hidden.unique_id, loss_curve) as watcher:
+            found = propose(HostModel(model, clip, vae), train_set, settings, held_out_set, pilot_steps, watcher)
         chart = to_host(from_picture(proposal_chart(found))[None])
         data = json.dumps(found.as_dict(), indent=1)
         return io.NodeOutput(found.strength, found.steps, found.floor, found.feather, chart, found.sentence, data)

@@ -169,23 +169,23 @@ class Train(io.ComfyNode):
             runs[0].add_picture(f"preview-{step:06d}.png", picture)
             return picture
 
-        watcher = HostWatcher(cls.hidden.unique_id, loss_curve, sample)
-        watcher.say(_memory(host, [job.settings for job in jobs]))
-        if count == 1:
-            job = jobs[0]
-            found = [train(host, job.subject, job.settings, job.held_out, watcher, job.preview_every, job.runs,
-                           job.start_from)]  # fmt: skip
-        else:
-            for job, own in zip(jobs, Among.all(watcher, [one.settings for one in jobs]), strict=True):
-                job.watcher = own
-            found = train_together(host, jobs)
-        watcher.finish(found[0][1])
+        with HostWatcher(cls.hidden.unique_id, loss_curve, sample) as watcher:
+            watcher.say(_memory(host, [job.settings for job in jobs]))
+            if count == 1:
+                job = jobs[0]
+                found = [train(host, job.subject, job.settings, job.held_out, watcher, job.preview_every, job.runs,
+                               job.start_from)]  # fmt: skip
+            else:
+                for job, own in zip(jobs, Among.all(watcher, [one.settings for one in jobs]), strict=True):
+                    job.watcher = own
+                found = train_together(host, jobs)
+            watcher.finish(found[0][1])
         curves = [loss_curve(history) for _, history in found]
         for run, curve in zip(runs, curves, strict=True):
             run.add_picture("curve.png", curve)
         cards = [json.dumps(concept.run_card, indent=2) for concept, _ in found]
         shown = [to_host(from_picture(curve)[None]) for curve in curves]
-        panel = panels.panel_of_training([history for _, history in found])
+        panel = panels.panel_of_training([(concept.class_word, history) for concept, history in found])
         return io.NodeOutput([concept for concept, _ in found], shown, cards, ui=panel)
 
 

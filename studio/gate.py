@@ -13,6 +13,7 @@ from .measures import MEASURES, Evidence, Measured, value_of
 from .policy import Policy, Rule
 
 FORMAT = 1
+_ADDED = ("report", "page")  # paths, which `attractor score --json` writes beside the figures
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Decision:
             "decision": "pass" if self.passed else "block",
             "day": self.evidence.day.isoformat(),
             "policy": {"name": self.policy.name, "sha256": self.policy.sha256},
-            "report_sha256": digest(report),
+            "report_sha256": digest({k: v for k, v in report.items() if k not in _ADDED}),
             "concept_sha256": report.get("concept_sha256"),
             "split_certificate": report.get("split_certificate"),
             "train_photos": sorted(report.get("train_photos") or []),
@@ -73,21 +74,35 @@ def decide(policy: Policy, evidence: Evidence) -> Decision:
     """Measure what the policy asks for. Raises AttractorError when the report is of an older form."""
     try:
         found = {name: MEASURES[name](evidence) for name in dict.fromkeys(rule.measure for rule in policy.rules)}
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise AttractorError(f"The report lacks {error}: score the concept again with this version.") from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise AttractorError(f"The report is damaged ({error}): score the concept again.") from error
     return Decision(policy, evidence, tuple((rule, found[rule.measure]) for rule in policy.rules))
 
 
 def digest(data: dict) -> str:
     """SHA-256 of a record as sorted JSON."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def write_decision(decision: Decision, path: Path) -> Path:
-    """Write the record beside its place, then rename."""
-    text = json.dumps(decision.as_dict(), indent=2, sort_keys=True, ensure_ascii=False)
-    write_beside(path, lambda file: file.write_text(text, encoding="utf-8"))
-    return path
+    """Write the record; where another decision lies, beside it as <stem>-2 and so on. Gives the path."""
+    record = decision.as_dict()
+    text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False)
+    place, number = path, 1
+    while place.exists() and not _is(place, record["sha256"]):
+        number += 1
+        place = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    write_beside(place, lambda file: file.write_text(text, encoding="utf-8"))
+    return place
+
+
+def _is(path: Path, sha256: str) -> bool:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("sha256") == sha256
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def check_decision(path: Path) -> dict:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+_LEAST_SPAN = 0.05  # of cosine similarity from floor to ceiling, below which the way between them is noise
 GRADES = {"poor": 0.0, "fair": 1.0, "good": 2.0, "copies": -1.0}
 
 
@@ -38,6 +39,8 @@ def _images(evidence: Evidence) -> list[dict]:
 
 
 def _copy_share(evidence: Evidence) -> Measured:
+    if unseen := _not_compared(evidence):
+        return Measured(None, unseen)
     found = [s for s in _images(evidence) if s.get("copies")]
     if not found:
         return Measured(None, "no encoder could tell copies from other pictures: it takes three pairs of photos")
@@ -47,10 +50,25 @@ def _copy_share(evidence: Evidence) -> Measured:
     return Measured(worst["copies"]["share"], f"{said} ({worst['stamp']['encoder']})", _keys(near))
 
 
+def _not_compared(evidence: Evidence) -> str:
+    """Why the search for copies did not look at all photos that the concept was trained on; empty where it did."""
+    others = _learnt_from(evidence.report) - set(evidence.report.get("train_photos") or [])
+    if not others:
+        return ""
+    return f"{len(others)} photos that the concept was trained on, or one that it started from, were not compared"
+
+
+def _learnt_from(report: dict) -> set[str]:
+    card = report.get("run_card") or {}
+    return {str(p) for name in ("train_photos", "photos_before") for p in card.get(name) or []}
+
+
 def _pixel_copies(evidence: Evidence) -> Measured:
-    copies = evidence.report.get("pixel_copies")
+    copies = evidence.report["pixel_copies"]
     if copies is None:
         return Measured(None, "the pictures are too small to look for a photo's pixels in them")
+    if unseen := _not_compared(evidence):
+        return Measured(None, unseen)
     items = evidence.report["pictures"]
     places = sorted({copy["picture"] for copy in copies})
     return Measured(float(len(places)), f"{len(places)} pictures hold a train photo's pixels",
@@ -77,12 +95,16 @@ def _upper(found: list[tuple[dict, dict | None]], name: str) -> Measured:
 
 
 def _prompt(evidence: Evidence) -> Measured:
-    found = [s for s in evidence.report["scores"] if s["kind"] == "text" and s.get("follows") and s["follows_floor"]]
-    sure = [s for s in found if s["follows"].get("low") is not None and s["follows_floor"]["mean"] > 0]
-    if not sure:
-        return Measured(None, "how far prompts are followed was not measured with an interval beside the base model")
-    worst = min(sure, key=lambda s: s["follows"]["low"] / s["follows_floor"]["mean"])
-    kept, low = (worst["follows"][k] / worst["follows_floor"]["mean"] for k in ("mean", "low"))
+    found = [s for s in evidence.report["scores"] if s["kind"] == "text" and s["follows"] and s["follows_floor"]]
+    texts = [s for s in evidence.report["scores"] if s["kind"] == "text"]
+    if not found or len(found) < len(texts) or not all(
+        s["follows"].get("low") is not None and (s["follows_floor"].get("low") or 0) > 0 for s in found
+    ):
+        needed = "it takes an interval, and a base model that certainly follows them"
+        return Measured(None, f"how far prompts are followed cannot be said: {needed}")
+    worst = min(found, key=lambda s: s["follows"]["low"] / s["follows_floor"]["high"])
+    kept = worst["follows"]["mean"] / worst["follows_floor"]["mean"]
+    low = worst["follows"]["low"] / worst["follows_floor"]["high"]
     weak = sorted((row for row in worst["pictures"]), key=lambda row: row["text"])[:3]
     said = f"keeps {kept:.0%} of what the base model does for its prompts, at least {low:.0%}"
     return Measured(low, f"{said} ({worst['stamp']['encoder']})", _keys(weak))
@@ -92,10 +114,12 @@ def _subject(evidence: Evidence) -> Measured:
     ways = []
     for s in _images(evidence):
         over, floor, ceiling = s.get("over_floor"), s.get("floor"), s.get("ceiling")
-        if over and over.get("low") is not None and floor is not None and ceiling is not None and ceiling > floor:
-            ways.append((over["low"] / (ceiling - floor), over["mean"] / (ceiling - floor), s["stamp"]["encoder"]))
+        if not over or over.get("low") is None or floor is None or ceiling is None or ceiling - floor < _LEAST_SPAN:
+            return Measured(None, f"how like the subject it is cannot be said by {s['stamp']['encoder']}: it takes an "
+                            f"interval, and floor and ceiling at least {_LEAST_SPAN:g} apart")  # fmt: skip
+        ways.append((over["low"] / (ceiling - floor), over["mean"] / (ceiling - floor), s["stamp"]["encoder"]))
     if not ways:
-        return Measured(None, "how like the subject it is was not measured between floor and ceiling with an interval")
+        return Measured(None, "how like the subject it is was not measured: no image encoder was chosen")
     low, mean, encoder = min(ways)
     said = f"goes {mean:.0%} of the way from the base model to real photos, at least {low:.0%} ({encoder})"
     return Measured(low, said)
@@ -110,23 +134,22 @@ def _verdict(evidence: Evidence) -> Measured:
 def _certificate(evidence: Evidence) -> Measured:
     report = evidence.report
     train, held_out = set(report.get("train_photos") or []), set(report.get("held_out_photos") or [])
-    card = report.get("run_card") or {}
-    seen = set(card.get("train_photos") or []) | set(card.get("photos_before") or [])
+    card, seen = report.get("run_card") or {}, _learnt_from(report)
     if not train or not held_out:
         return Measured(0.0, "the report names no train or no held-out photos")
-    if train & held_out or held_out & seen:
+    if (train | seen) & held_out:
         return Measured(0.0, f"{len((train | seen) & held_out)} held-out photos were trained on")
     if not report.get("split_certificate"):
-        return Measured(0.0, "there is no split certificate: split the photos with Attractor_Split")
-    if card and card.get("split_certificate") not in ("", None, report["split_certificate"]):
+        return Measured(0.0, "there is no split certificate of these very photos: split them with Attractor_Split")
+    if not report.get("concept_sha256") or not card.get("train_photos"):
+        return Measured(0.0, "the pictures' concept does not say which photos it was trained on")
+    if set(card["train_photos"]) != train or card.get("split_certificate") != report["split_certificate"]:
         return Measured(0.0, "the concept was trained on another split than the one that was scored")
     return Measured(1.0, f"train and held-out photos are apart (certificate {report['split_certificate'][:12]})")
 
 
 def _rights(evidence: Evidence) -> Measured:
-    card = evidence.report.get("run_card") or {}
-    photos = {*(evidence.report.get("train_photos") or []), *(card.get("train_photos") or []),
-              *(card.get("photos_before") or [])}  # fmt: skip
+    photos = set(evidence.report.get("train_photos") or []) | _learnt_from(evidence.report)
     wrong = {"in no manifest": 0, "not to be trained on": 0, "without a consent": 0, "of an expired consent": 0}
     for photo in photos:
         rights = evidence.rights.get(photo)
@@ -146,6 +169,9 @@ def _rights(evidence: Evidence) -> Measured:
 
 
 def _people(evidence: Evidence) -> Measured:
+    asked = set((evidence.people or {}).get("concepts") or [])
+    if asked and evidence.report.get("concept_sha256") not in asked:
+        return Measured(None, "the study that is connected is of other concepts")
     found = next((s for s in (evidence.people or {}).get("strengths", []) if s["method"] == evidence.run), None)
     if found is None or found.get("low") is None:
         return Measured(None, "no study with votes on this run: connect one, and say what the run is called there")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Rule:
         """Whether a measured value keeps the rule."""
         if value is None:
             return self.passes_unknown
+        if not math.isfinite(value):
+            return False
         return not ((self.at_least is not None and value < self.at_least)
                     or (self.at_most is not None and value > self.at_most))  # fmt: skip
 
@@ -82,7 +85,8 @@ def _rule(given: Any, where: str) -> Rule:
     limits = []
     for key in ("at_least", "at_most"):
         value = given.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not number:
             raise AttractorError(f"{where}: {key} is {value!r}. Write a number.")
         limits.append(None if value is None else float(value))
     if limits == [None, None]:

@@ -27,7 +27,7 @@ from .objective import Draw, Part, Subject, draw, fixed_draws, loss, losses_in_t
 from .photos import SubjectSet
 from .representations import SD15_TABLE_SCALE, build, restore
 from .resume import Progress, RunFolder
-from .rights import check_rights
+from .rights import check_rights, check_start
 from .run_card import run_card
 from .running_mean import RunningMean
 from .schedules import rate_factor
@@ -124,6 +124,7 @@ class TrainingRun:
         for photos in (subject, held_out):
             if photos is not None:
                 check_rights(photos)
+        check_start(start_from.run_card if start_from else {})
         self.model, self.settings, self.watcher, self.set, self._runs = model, settings, watcher, subject, runs
         self.history = History()
         self.generator = torch.Generator().manual_seed(settings.seed)

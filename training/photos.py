@@ -145,6 +145,7 @@ def read_photo(path: Path) -> Photo:
                     "Scale it down."
                 )
             pixels = _to_eight_bit(image)
+            xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             size = image.size[::-1] if turned else image.size
     except AttractorError:
@@ -157,7 +158,7 @@ def read_photo(path: Path) -> Photo:
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         raise AttractorError(f"{path.name}: the image is damaged or cut short ({error}). "
                              "Copy it again or remove it.") from error
-    photo = replace(_photo(pixels, path.name, hashlib.sha256(data).hexdigest()), forbids=forbids_training(data))
+    photo = replace(_photo(pixels, path.name, hashlib.sha256(data).hexdigest()), forbids=forbids_training(data, xmp))
     return photo if size == photo.size else replace(photo, file_size=(size[0], size[1]))
 
 
@@ -174,12 +175,12 @@ def read_folder(folder: Path, class_word: str) -> SubjectSet:
     if not files:
         raise AttractorError(f"{folder}: no photos in this folder ({', '.join(s[1:] for s in SUFFIXES)} are read).")
     rights = find_manifest(folder)
-    if rights and (missing := [path.name for path in files if path.name not in rights]):
+    if rights is not None and (missing := [path.name for path in files if path.name not in rights]):
         raise AttractorError(
             f"{folder}: its manifest says nothing of {', '.join(missing[:5])}{' and more' if missing[5:] else ''}. "
             "Add a row for each, or take the manifest out."
         )
-    photos = [replace(read_photo(path), rights=rights.get(path.name)) for path in files]
+    photos = [replace(read_photo(path), rights=(rights or {}).get(path.name)) for path in files]
     return subject_set(photos, class_word)
 
 

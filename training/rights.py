@@ -12,7 +12,8 @@ import hashlib
 import io
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,18 @@ from typing import TYPE_CHECKING, Any
 from ..attractor.errors import AttractorError
 
 if TYPE_CHECKING:
-    from .photos import SubjectSet
+    from .photos import Photo, SubjectSet
 
 FILES = ("manifest.csv", "manifest.json")  # beside the photos
 COLUMNS = ("photo", "source", "licence", "consent", "expires", "training")
 _ALIKE = {"license": "licence", "file": "photo", "filename": "photo", "name": "photo"}
 _YES = {"", "yes", "y", "true", "1", "allowed"}
 _NO = {"no", "n", "false", "0", "notallowed", "not allowed", "forbidden"}
-_DMI = re.compile(rb"DMI-PROHIBITED[A-Z-]*")
-_C2PA = re.compile(rb"(?:c2pa|cawg)\.training-mining.{0,4000}?notAllowed", re.S)
+_DMI = re.compile(r"DataMining.{0,200}?(DMI-PROHIBITED[A-Z-]*)", re.S)
+_C2PA = re.compile(  # an entry of its own says of training that it is not allowed, or only under conditions
+    r"(?:c2pa|cawg)\.ai_(?:generative_)?training\W(?:(?!allowed|c2pa|cawg).){0,60}?(notAllowed|constrained)", re.S
+)
+_TELLING = ("train", "expir", "valid", "consent", "licen")  # a column of such a name must not go unread
 _LARGEST = 20_000_000  # bytes of a manifest
 _SHOWN = 5  # photos that a message names
 
@@ -52,19 +56,38 @@ class Rights:
         }  # fmt: skip
 
 
-def forbids_training(data: bytes) -> str:
-    """What a photo's file says against being trained on; empty where it says nothing."""
-    if found := _DMI.search(data):
-        return f"its metadata says {found.group().decode()} (IPTC Data Mining)"
-    return "its content credentials say that training is not allowed (C2PA)" if _C2PA.search(data) else ""
+def forbids_training(data: bytes, xmp: str | bytes = b"") -> str:
+    """What a photo's file says against being trained on; empty where it says nothing. xmp: as a reader unpacked it."""
+    unpacked = xmp.encode() if isinstance(xmp, str) else xmp
+    for text in (t.decode("latin-1") for t in (data, unpacked, unpacked.replace(b"\0", b""))):
+        if found := _DMI.search(text):
+            return f"its metadata says {found.group(1)} (IPTC Data Mining)"
+        if found := _C2PA.search(text):
+            return f"its content credentials say of training: {found.group(1)} (C2PA)"
+    return ""
 
 
-def find_manifest(folder: Path) -> dict[str, Rights]:
-    """Rights by file name, from the manifest in a folder of photos; empty where there is none."""
-    found = [folder / name for name in FILES if (folder / name).is_file()]
+def find_manifest(folder: Path) -> dict[str, Rights] | None:
+    """Rights by file name, from the manifest in a folder of photos; None where there is none."""
+    found = [path for path in sorted(folder.iterdir()) if path.name.lower() in FILES]
     if len(found) > 1:
-        raise AttractorError(f"{folder}: holds {' and '.join(FILES)}. Keep one of them.")
-    return read_manifest(found[0]) if found else {}
+        raise AttractorError(f"{folder}: holds {' and '.join(path.name for path in found)}. Keep one of them.")
+    return read_manifest(found[0]) if found else None
+
+
+def strictest(photos: Sequence[Photo]) -> dict[str, Rights]:
+    """Rights by SHA-256; where the same photo is there twice, what either forbids."""
+    found: dict[str, Rights] = {}
+    for photo in photos:
+        own = photo.rights
+        if own is None:
+            continue
+        other = found.get(photo.sha256, own)
+        ends = [one.expires for one in (other, own) if one.expires]
+        consent = own.consent if other.consent else ""
+        training = own.training and other.training
+        found[photo.sha256] = replace(own, consent=consent, expires=min(ends, default=None), training=training)
+    return found
 
 
 def read_manifest(path: Path) -> dict[str, Rights]:
@@ -110,14 +133,28 @@ def check_rights(subject: SubjectSet, today: date | None = None) -> None:
         )
 
 
-def card_of(subject: SubjectSet) -> dict:
-    """What a run card says of rights: the manifests' hashes and the day on which the first consent ends."""
+def check_start(card: dict, today: date | None = None) -> None:
+    """Raise AttractorError when a consent behind the concept that is gone on from has ended."""
+    ends = str((card.get("rights") or {}).get("expires") or "")
+    if ends and ends < (today or date.today()).isoformat():
+        raise AttractorError(
+            f"start_concept: a consent for its photos expired on {ends}. Train it again on photos with a valid one."
+        )
+
+
+def card_of(subject: SubjectSet, before: dict) -> dict:
+    """What a run card says of rights: the manifests' hashes and the day on which the first consent ends.
+
+    before: the run card of the concept that is gone on from, or none.
+    """
     known = [photo.rights for photo in subject.photos if photo.rights is not None]
-    if not known:
+    earlier = before.get("rights") or {}
+    if not known and not earlier:
         return {}
-    ends = sorted(rights.expires for rights in known if rights.expires)
-    manifests = sorted({rights.manifest for rights in known})
-    return {"rights": {"manifests": manifests, "photos": len(known), "expires": ends[0].isoformat() if ends else ""}}
+    ends = [rights.expires.isoformat() for rights in known if rights.expires] + [earlier.get("expires")]
+    manifests = {rights.manifest for rights in known} | set(earlier.get("manifests") or [])
+    return {"rights": {"manifests": sorted(manifests), "photos": len(known) + int(earlier.get("photos") or 0),
+                       "expires": min((str(end) for end in ends if end), default="")}}  # fmt: skip
 
 
 def _read(path: Path) -> bytes:
@@ -141,20 +178,24 @@ def _rows(data: bytes, path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not isinstance(listed, list) or not all(isinstance(row, dict) for row in listed):
             raise AttractorError(f"{path.name}: a list of objects is expected, one a photo, each with 'photo' in it.")
         rows = list(enumerate(listed, 1))
-        heads = {key for row in listed for key in row}
+        heads = list(dict.fromkeys(key for row in listed for key in row))
     else:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
             rows = [(reader.line_num, row) for row in reader]
         except csv.Error as error:
             raise AttractorError(f"{path.name}, row {reader.line_num}: not CSV ({error}).") from error
-        heads = set(reader.fieldnames or [])
-        if torn := next((number for number, row in rows if None in row), None):
+        heads = list(reader.fieldnames or [])
+        rows = [(number, row) for number, row in rows if any(str(v or "").strip() for v in row.values())]
+        if torn := next((number for number, row in rows if None in row or None in row.values()), None):
             raise AttractorError(
-                f"{path.name}, row {torn}: has more cells than there are columns. Put text with commas into quotes."
+                f"{path.name}, row {torn}: has more or fewer cells than there are columns. Put text with commas into "
+                "quotes, and write an empty cell where nothing is to be said."
             )
-    _check_heads({str(head) for head in heads}, path)
-    return [(number, _cells(row)) for number, row in rows if any(str(v or "").strip() for v in row.values())]
+    _check_heads([str(head) for head in heads], path)
+    if not rows:
+        raise AttractorError(f"{path.name}: has no rows. Add one for each photo, or take the file out.")
+    return [(number, _cells(row)) for number, row in rows]
 
 
 def _text(data: bytes, path: Path) -> str:
@@ -167,22 +208,26 @@ def _text(data: bytes, path: Path) -> str:
 
 
 def _cells(row: dict) -> dict[str, str]:
-    return {_column(str(key)): str("" if value is None else value).strip() for key, value in row.items()}
+    """By column; a cell of a column that has another name is taken where the column itself is not there."""
+    plain = {str(key).strip().lower(): str("" if value is None else value).strip() for key, value in row.items()}
+    return {_ALIKE[key]: value for key, value in plain.items() if key in _ALIKE} | plain
 
 
-def _column(head: str) -> str:
-    plain = head.strip().lower()
-    return _ALIKE.get(plain, plain)
-
-
-def _check_heads(heads: set[str], path: Path) -> None:
-    known = {_column(head) for head in heads}
+def _check_heads(heads: list[str], path: Path) -> None:
+    plain = [head.strip().lower() for head in heads]
+    if twice := next((head for head in plain if plain.count(head) > 1), None):
+        raise AttractorError(f"{path.name}: has the column {twice!r} twice. Keep one.")
+    known = {_ALIKE.get(head, head) for head in plain}
     if "photo" not in known:
         raise AttractorError(f"{path.name}: has no column 'photo'. Columns are {', '.join(COLUMNS)}.")
-    for head in known - set(COLUMNS):
-        missing = set(COLUMNS) - known
-        if near := difflib.get_close_matches(head, missing, 1, 0.75):
-            raise AttractorError(f"{path.name}: column {head!r} looks like {near[0]!r}. Call it that, or otherwise.")
+    for head in set(plain) - set(COLUMNS) - set(_ALIKE):
+        near = difflib.get_close_matches(head, set(COLUMNS) - known, 1, 0.75)
+        if near or any(part in head for part in _TELLING):
+            like = near[0] if near else "one of the columns"
+            raise AttractorError(
+                f"{path.name}: column {head!r} looks like {like!r}. Columns are {', '.join(COLUMNS)}: call it that, or "
+                "something else where it says nothing of rights."
+            )
 
 
 def _entry(row: dict[str, str], digest: str, where: str) -> tuple[str, Rights]:

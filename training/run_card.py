@@ -53,7 +53,7 @@ def what_is_trained(
         "held_out_photos": [p.sha256 for p in held_out.photos] if held_out else [],
         "masks": "given" if subject.has_masks else "none",
         "split_certificate": certificate.sha256 if certificate else "",
-        **card_of(subject),
+        **card_of(subject, start_from.run_card if start_from else {}),
         "versions": {"attractor": VERSION, "torch": torch.__version__},
     }
 
@@ -62,6 +62,11 @@ def photos_behind(concept: Concept) -> list[str]:
     """Hashes of all photos that a concept, and those that it started from, were trained on."""
     card = concept.run_card
     return sorted({str(one) for name in ("train_photos", "photos_before") for one in card.get(name) or []})
+
+
+def photos_seen_by(concept: Concept) -> list[str]:
+    """Those, and the photos that it was stopped by."""
+    return sorted({*photos_behind(concept), *map(str, concept.run_card.get("held_out_photos") or [])})
 
 
 def _rounded(points: list[tuple[int, float]]) -> list[list[float]]:

@@ -10,38 +10,36 @@ import { training } from "./panels/training.js";
 import { verdicts } from "./panels/verdicts.js";
 import { say, speak } from "./words.js";
 
+// What is shown in a node, and the height that is kept for it: a panel that grew would change the saved graph.
 const PANELS = {
-  Attractor_Train: training,
-  Attractor_Propose: training,
-  Attractor_Mask: masks,
-  Attractor_SampleGrid: pictures,
-  Attractor_Score: verdicts,
-  Attractor_Compare: verdicts,
-  Attractor_Study: study,
-  Attractor_ReleaseGate: verdicts,
+  Attractor_Train: { kind: "training", make: training, height: 250 },
+  Attractor_Propose: { kind: "training", make: training, height: 250 },
+  Attractor_Mask: { kind: "masks", make: masks, height: 350 },
+  Attractor_SampleGrid: { kind: "pictures", make: pictures, height: 320 },
+  Attractor_Score: { kind: "verdicts", make: verdicts, height: 190 },
+  Attractor_Compare: { kind: "verdicts", make: verdicts, height: 240 },
+  Attractor_Study: { kind: "study", make: study, height: 84 },
+  Attractor_ReleaseGate: { kind: "verdicts", make: verdicts, height: 190 },
 };
 const SETTING = "Attractor.Panels";
-const EMPTY_HEIGHT = 44;
 const REMEMBERED = 64; // runs of the history that are searched after a reload
+let on = false; // as the setting stood when the page was loaded
 
 const page = {
-  file: (file, small = false) => {
+  file: (file) => {
     const query = new URLSearchParams({ filename: file.filename, subfolder: file.subfolder, type: file.type });
-    if (small) query.set("preview", "webp;80");
     return api.apiURL(`/view?${query}`);
   },
   open: (path) => window.open(api.fileURL(path), "_blank", "noopener"),
   changed: () => app.graph?.setDirtyCanvas(true, true),
 };
 
-function isOn() {
-  return app.ui.settings.getSettingValue(SETTING) !== false;
-}
-
 function addPanel(node) {
-  const panel = PANELS[node.comfyClass](node, page);
+  const { kind, make, height } = PANELS[node.comfyClass];
+  const panel = make(node, page);
   const frame = document.createElement("div");
   frame.className = "attractor-panel";
+  frame.style.minHeight = `${height}px`;
   frame.append(panel.element);
   if (node.widgets?.some((widget) => widget.advanced)) {
     frame.classList.add("attractor-has-more");
@@ -49,35 +47,20 @@ function addPanel(node) {
   }
   frame.addEventListener("pointerdown", (event) => event.stopPropagation()); // not a drag of the node
   frame.addEventListener("wheel", (event) => keepsWheel(event, frame) && event.stopPropagation());
-  let height = EMPTY_HEIGHT;
   const widget = node.addDOMWidget("attractor_panel", "attractor_panel", frame, {
     serialize: false,
-    hideOnZoom: false,
     getMinHeight: () => height,
     getValue: () => "",
     setValue: () => {},
   });
   widget.serialize = false;
   node.attractorPanel = {
-    show: (found) => grow(() => panel.show(found)),
-    live: (told) => panel.live && grow(() => panel.live(told)),
-  };
-
-  function grow(draw) {
-    draw();
-    if (height === panel.height) return;
-    height = panel.height;
-    frame.style.setProperty("--attractor-height", `${height}px`);
-    const [width, now] = node.size;
-    const needed = node.computeSize()[1];
-    if (needed > now) node.setSize([width, needed]);
-    page.changed();
-  }
-
-  const before = node.onExecuted;
-  node.onExecuted = function (output) {
-    before?.apply(this, arguments);
-    if (output?.attractor?.length) node.attractorPanel.show(output.attractor);
+    show: (found) => {
+      const own = (found ?? []).filter((one) => one.kind === kind);
+      if (own.length) panel.show(own);
+    },
+    live: (told) => panel.live?.(told),
+    ended: () => panel.ended?.(),
   };
 }
 
@@ -90,6 +73,14 @@ function markRare(node) {
     widget.advanced = true;
     widget.computeSize = (width) =>
       node.isWidgetVisible(widget) ? [width, window.LiteGraph.NODE_WIDGET_HEIGHT] : [0, -4]; // 4 lie between two
+  }
+  for (const event of ["onConnectionsChange", "onConfigure"]) {
+    const before = node[event];
+    node[event] = function () {
+      const answer = before?.apply(this, arguments);
+      showWired(node);
+      return answer;
+    };
   }
 }
 
@@ -126,40 +117,79 @@ function graphId() {
   return (app.rootGraph ?? app.graph)?.id;
 }
 
-// Old graphs share an id of zeros, and a template its own: every node that ran must still be here as well.
+// Graphs that were never saved share an id of zeros: our nodes that ran must still be here as well.
 function isOfThisGraph([, , prompt, extra]) {
+  const ours = Object.entries(prompt).filter(([, one]) => one.class_type.startsWith("Attractor_"));
   const id = extra?.extra_pnginfo?.workflow?.id;
-  return id === graphId() && Object.entries(prompt).every(([key, one]) => nodeOf(key)?.comfyClass === one.class_type);
+  return id === graphId() && ours.every(([key, one]) => nodeOf(key)?.comfyClass === one.class_type);
 }
 
-// After a reload: what the host remembers of this graph's last runs, and of the one that goes on.
+// Whether a prompt came from the graph that is open: other workflow tabs have nodes of the same numbers.
+const known = new Map();
+async function isHere(id) {
+  const key = `${id} ${graphId()}`;
+  if (!known.has(key)) {
+    const queue = await ask("/queue");
+    const waiting = [...(queue.queue_running ?? []), ...(queue.queue_pending ?? [])].find((entry) => entry[1] === id);
+    const entry = waiting ?? (await ask(`/history/${id}`))[id]?.prompt;
+    known.set(key, Boolean(entry) && isOfThisGraph(entry));
+  }
+  return known.get(key);
+}
+
+async function ask(path) {
+  return (await api.fetchApi(path)).json();
+}
+
+// After a reload, an undo or a change of the workflow tab: what the page keeps of each node, else what the host remembers
+// of this graph's last runs, and of the one that goes on.
 async function findAgain() {
-  const [history, queue] = await Promise.all([
-    api.fetchApi(`/history?max_items=${REMEMBERED}`).then((answer) => answer.json()),
-    api.fetchApi("/queue").then((answer) => answer.json()),
-  ]);
+  const panels = () => (app.rootGraph ?? app.graph)._nodes.filter((node) => node.attractorPanel);
+  if (!panels().length) return;
+  const graph = graphId();
+  const last = new Map(Object.entries(app.nodeOutputs ?? {}).map(([id, output]) => [id, output?.attractor]));
+  const [history, queue] = await Promise.all([ask(`/history?max_items=${REMEMBERED}`), ask("/queue")]);
+  if (graph !== graphId()) return; // another graph was opened meanwhile
   for (const { prompt, outputs } of Object.values(history)) {
     if (!isOfThisGraph(prompt)) continue;
-    for (const [id, output] of Object.entries(outputs ?? {})) {
-      if (output.attractor?.length) nodeOf(id)?.attractorPanel?.show(output.attractor);
-    }
+    for (const [id, output] of Object.entries(outputs ?? {})) if (output.attractor) last.set(id, output.attractor);
   }
+  for (const [id, found] of last) nodeOf(id)?.attractorPanel?.show(found);
   const going = (queue.queue_running ?? []).filter(isOfThisGraph).map((entry) => entry[1]);
   if (!going.length) return;
-  const told = await (await fetch(api.fileURL("/attractor/running"), { cache: "no-store" })).json();
+  const path = `/attractor/running?client_id=${encodeURIComponent(api.clientId ?? "")}`;
+  const told = await (await fetch(api.fileURL(path), { cache: "no-store" })).json();
   for (const one of told.filter((one) => going.includes(one.prompt_id))) nodeOf(one.node)?.attractorPanel?.live(one);
+}
+
+async function drawn({ detail }) {
+  if (await isHere(detail.prompt_id)) nodeOf(detail.node)?.attractorPanel?.live(detail);
+}
+
+async function executed({ detail }) {
+  if (!detail.output?.attractor || !(await isHere(detail.prompt_id))) return;
+  nodeOf(detail.display_node ?? detail.node)?.attractorPanel?.show(detail.output.attractor);
+}
+
+function ended() {
+  for (const node of app.graph?._nodes ?? []) node.attractorPanel?.ended();
 }
 
 function quietly(promise) {
   promise.catch((error) => console.warn("Attractor: the host did not answer:", error.message));
 }
 
-async function sayThatWeDraw() {
-  await fetch(api.fileURL("/attractor/page"), {
+// The host gives a page its client id with the first status. A page that is loaded again keeps the id.
+let saidFor;
+async function sayWhetherWeDraw(again = false) {
+  const client = api.clientId;
+  if (!client || (client === saidFor && !again)) return;
+  const answer = await fetch(api.fileURL("/attractor/page"), {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ client_id: api.clientId, draws: isOn() }),
+    body: JSON.stringify({ client_id: client, draws: on }),
   });
+  if (answer.ok) saidFor = client;
 }
 
 app.registerExtension({
@@ -176,35 +206,26 @@ app.registerExtension({
   ],
   async setup() {
     speak(app.ui.settings.getSettingValue("Comfy.Locale"));
-    if (!isOn()) return;
+    on = app.ui.settings.getSettingValue(SETTING) !== false;
+    api.addEventListener("status", () => quietly(sayWhetherWeDraw()));
+    api.addEventListener("reconnected", () => quietly(sayWhetherWeDraw(true)));
+    quietly(sayWhetherWeDraw());
+    if (!on) return;
     const style = document.createElement("link");
     style.rel = "stylesheet";
     style.href = new URL("./attractor.css", import.meta.url).href;
     document.head.append(style);
-    api.addEventListener("attractor.curve", ({ detail }) => nodeOf(detail.node)?.attractorPanel?.live(detail));
-    api.addEventListener("status", () => quietly(onceFor(api.clientId)));
-    quietly(onceFor(api.clientId));
-    api.addEventListener("reconnected", () => quietly(sayThatWeDraw()));
+    api.addEventListener("attractor.curve", (event) => quietly(drawn(event)));
+    api.addEventListener("executed", (event) => quietly(executed(event)));
+    for (const end of ["execution_interrupted", "execution_error", "execution_success"]) api.addEventListener(end, ended);
   },
   nodeCreated(node) {
-    if (!node.comfyClass?.startsWith("Attractor_") || !isOn()) return;
+    if (!on || !node.comfyClass?.startsWith("Attractor_")) return;
     markRare(node);
     if (node.comfyClass in PANELS) addPanel(node);
     node.setSize([node.size[0], node.computeSize()[1]]); // a saved graph says another size after this
   },
-  loadedGraphNode(node) {
-    if (node.comfyClass?.startsWith("Attractor_") && isOn()) showWired(node);
-  },
   afterConfigureGraph() {
-    if (isOn()) quietly(findAgain());
+    if (on) quietly(findAgain());
   },
 });
-
-// The host gives a page its client id with the first status.
-let saidFor;
-async function onceFor(client) {
-  if (!client || client === saidFor) return;
-  saidFor = client;
-  await sayThatWeDraw();
-}
-

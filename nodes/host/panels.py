@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import folder_paths
 from PIL import Image
 from torch import Tensor
 
+from ...attractor.errors import AttractorError
 from ...attractor.masks import to_latent_grid
 from ...metrics.generations import Generations, to_picture
 from ...metrics.verdict import Verdict
 from ...studio.gate import Decision
+from ...training.concept import write_beside
 from ...training.history import History
 from ...training.views import centre_view
 
@@ -25,9 +29,24 @@ _POINTS = 300  # of the loss of every step that the page is told at once
 _SIDE = 512  # of the photos in the mask panel, pixels
 
 _PAGES = 64  # that are remembered at most
+_SMALL = 256  # pixels of a thumbnail
 
 running: dict[str, dict] = {}  # by node id: the curve of a training that goes on, for a page that was loaded anew
 _drawing: dict[str, None] = {}  # client ids of the pages that draw curves themselves, the latest last
+
+
+def _or_nothing(panel: Callable[..., dict]) -> Callable[..., dict]:
+    """A panel whose pictures cannot be written is left out: the node's own work is done and must not be lost."""
+
+    @functools.wraps(panel)
+    def made(*given: Any) -> dict:
+        try:
+            return panel(*given)
+        except (OSError, AttractorError) as error:
+            logging.warning("attractor: the page's panel is left out, its pictures cannot be written: %s", error)
+            return {}
+
+    return made
 
 
 def tell_curve(node_id: str | None, message: dict) -> None:
@@ -38,9 +57,15 @@ def tell_curve(node_id: str | None, message: dict) -> None:
     server = _server()
     if server is None or node_id is None:
         return
-    running[node_id] = {"node": node_id, "prompt_id": getattr(server, "last_prompt_id", None), **message}
+    prompt = getattr(server, "last_prompt_id", None)
+    running[node_id] = {"node": node_id, "prompt_id": prompt, "client": server.client_id, **message}
     if page_draws():
-        server.send_sync(CURVE, running[node_id], server.client_id)
+        server.send_sync(CURVE, shown(running[node_id]), server.client_id)
+
+
+def shown(told: dict) -> dict:
+    """What a page is told: not whose it is."""
+    return {key: value for key, value in told.items() if key != "client"}
 
 
 def forget_curve(node_id: str | None) -> None:
@@ -81,10 +106,13 @@ def curve(history: History) -> dict[str, Any]:
     }
 
 
+@_or_nothing
 def masks(subjects: Sequence[Any], strength: float, cells: int, advice: dict[str, str]) -> dict:
     """Photos with their masks, small, and the mean of the mask in each cell of the training view's latent grid: what
     the page needs to show any strength without asking.
     """
+    if not page_draws():
+        return {}
     photos = []
     for photo in (photo for subject in subjects for photo in subject.photos):
         large = to_picture(photo.pixels)
@@ -99,11 +127,19 @@ def masks(subjects: Sequence[Any], strength: float, cells: int, advice: dict[str
     return _panel("masks", strength=strength, cells=cells, photos=photos)
 
 
+@_or_nothing
 def pictures(made: Generations) -> dict:
-    """Pictures with their prompt and seed, in full size."""
-    files = [_kept(to_picture(image), "PNG") for image in made.images]
-    items = [{**file, "prompt": i.prompt, "seed": i.seed} for file, i in zip(files, made.items, strict=True)]
-    word = "concept" if made.concept is not None else made.class_word
+    """Pictures with their prompt and seed, each small and large."""
+    if not page_draws():
+        return {}
+    items = []
+    for image, item in zip(made.images, made.items, strict=True):
+        large = to_picture(image)
+        small = large.copy()
+        small.thumbnail((_SMALL, _SMALL))
+        files = {"small": _kept(small, _form(small)), **_kept(large, _form(large))}
+        items.append({**files, "prompt": item.prompt, "seed": item.seed})
+    word = made.class_word if made.concept is None else f"concept ({made.concept.class_word})"
     return _panel("pictures", pictures=items, subject=word)
 
 
@@ -135,9 +171,9 @@ def decision(made: Decision) -> dict:
     return _panel("verdicts", verdicts=[shown], page="")
 
 
-def panel_of_training(histories: Sequence[History]) -> dict:
-    """The curves of trainings that have ended; the first is the one that was shown while they went on."""
-    return _panel("training", curves=[curve(history) for history in histories])
+def panel_of_training(ended: Sequence[tuple[str, History]]) -> dict:
+    """The curves of trainings that have ended, each with its class word; the first was shown while they went on."""
+    return _panel("training", curves=[{"word": word, **curve(history)} for word, history in ended])
 
 
 def panel_of_study(link: str, votes: int, raters: int) -> dict:
@@ -147,6 +183,11 @@ def panel_of_study(link: str, votes: int, raters: int) -> dict:
 
 def _panel(kind: str, **content: Any) -> dict:
     return {"attractor": [{"kind": kind, **content}]}
+
+
+def _form(picture: Image.Image) -> str:
+    """JPEG for what is large, or it would be megabytes each."""
+    return "PNG" if max(picture.size) <= _SMALL else "JPEG"
 
 
 def _grey(mask: Tensor) -> Image.Image:
@@ -162,7 +203,7 @@ def _kept(picture: Image.Image, form: str) -> dict[str, str]:
     folder = Path(folder_paths.get_temp_directory()) / _SUBFOLDER
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / name).exists():
-        (folder / name).write_bytes(held.getvalue())
+        write_beside(folder / name, lambda path: path.write_bytes(held.getvalue()))
     return {"filename": name, "subfolder": _SUBFOLDER, "type": "temp"}
 
 

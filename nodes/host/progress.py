@@ -46,13 +46,18 @@ class HostWatcher:
         self._history = history
         self._show_curve(history)
 
+    def __enter__(self) -> HostWatcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        panels.forget_curve(self._node_id)
+
     def say(self, message: str) -> None:
         """Show a line before the first step."""
         _send_text(message, self._node_id)
 
     def finish(self, history: History) -> None:
         """Show what came with the last step."""
-        panels.forget_curve(self._node_id)
         self._show_curve(history)
         if self._picture is not None:
             self._bar.update_absolute(self._bar.total, self._bar.total, self._picture)

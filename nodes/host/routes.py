@@ -85,8 +85,11 @@ async def _report(request: web.Request) -> web.Response:
     return web.Response(text=page, content_type="text/html", headers=headers)
 
 
-async def _running(_: web.Request) -> web.Response:
-    return web.json_response(list(panels.running.values()), headers={"Cache-Control": "no-store"})
+async def _running(request: web.Request) -> web.Response:
+    """Trainings that this page's client queued: nobody else is told how they go on."""
+    client = request.query.get("client_id", "")
+    told = [panels.shown(one) for one in panels.running.values() if client and one["client"] == client]
+    return web.json_response(told, headers={"Cache-Control": "no-store"})
 
 
 async def _page_said(request: web.Request) -> web.Response:

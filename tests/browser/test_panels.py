@@ -42,7 +42,7 @@ def canvas(host, browser):
 def opened(host, browser):
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.problems = []
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("pageerror", lambda error: page.problems.append(str(error)) if "/extensions/" in str(error.stack) else None)
     page.on("console", lambda said: page.problems.append(said.text) if ours(said) else None)
     return open_canvas(page, host.url)
 
@@ -166,7 +166,7 @@ def test_the_strength_is_seen_without_queueing(canvas):
     name = canvas.evaluate(f"() => ({PANEL})('Mask').querySelector('[aria-selected=true]').innerText")
     assert name == photo.name
     assert shares[0.0][0] < shares[0.5][0] < shares[1.0][0] and shares[0.0][1] != shares[1.0][1]
-    assert canvas.evaluate(f"() => ({NODE})('Mask').widgets.find(w => w.name === 'strength').value") == 1.0
+    widget = f"() => ({NODE})('Mask').widgets.find(w => w.name === 'strength').value"
     # by the true mask the share is the same formula's; auto's mask is not the true one, but near it
     true = {s: effective_weight(centre_view(photo.mask), s, 8)[1] for s in shares}
     assert all(abs(true[s] - shares[s][0]) < 0.12 for s in shares), (true, shares)
@@ -176,6 +176,7 @@ def test_the_strength_is_seen_without_queueing(canvas):
             panel.querySelector('.attractor-slider button').click(); }}"""
     )
     assert canvas.evaluate(f"() => ({NODE})('Train').widgets.find(w => w.name === 'strength').value") == 0.35
+    assert canvas.evaluate(widget) == 1.0, "an input that was only looked at would make the graph train again"
     after = canvas.evaluate("async () => Object.keys(await (await fetch('/history')).json()).length")
     assert after == before
 
@@ -215,11 +216,22 @@ def test_a_reload_while_it_trains_finds_the_curve(canvas):
     queue(canvas, steps=1500, training_seed=5)
     wait_for(canvas, "Train", r"subject: step \d+ of 1520")
     canvas.wait_for_timeout(1500)  # the page saves its graph a moment after a change
+    canvas.route_web_socket(re.compile("/ws"), without_curves)  # what is seen then was asked for, not sent
     canvas.reload()
     canvas.wait_for_function("() => !!window.app?.graph?._nodes?.some(n => n.type === 'Attractor_Train')")
     wait_for(canvas, "Train", r"subject: step \d+ of 1520", timeout=30_000)
+    assert canvas.evaluate(f"() => !!({PANEL})('Train').querySelector('progress')")
     stop(canvas)
+    canvas.wait_for_function(f"() => !({PANEL})('Train').querySelector('progress')", timeout=10_000)
+    canvas.route_web_socket(re.compile("/ws"), lambda route: route.connect_to_server())
+    canvas.reload()
+    canvas.wait_for_function("() => !!window.app?.graph?._nodes?.some(n => n.type === 'Attractor_Train')")
     assert canvas.problems == []
+
+
+def without_curves(route):
+    server = route.connect_to_server()
+    server.on_message(lambda said: None if isinstance(said, str) and "attractor.curve" in said else route.send(said))
 
 
 def test_two_tabs_do_not_mix(host, browser, canvas):
@@ -252,16 +264,20 @@ def test_rare_inputs_are_hidden_until_asked_for_unless_wired(canvas):
 
 
 def test_switched_off_the_page_works_as_before(host, browser):
-    with host_settings(host, {"Attractor.Panels": False}):
-        page = opened(host, browser)
+    """In the page that drew before: it keeps its client id, and must say that it draws no longer."""
+    page = opened(host, browser)
     load(page, QUICKSTART)
-    assert page.evaluate(f"() => ({PANEL})('Train')") is None
-    queue(page, training_seed=3)
-    centre(page, "Train")
-    page.wait_for_function(f"() => ({NODE})('Train').imgs?.length > 0", timeout=120_000)  # the host's own preview
-    stop(page)
-    assert page.problems == []
-    page.close()
+    page.wait_for_timeout(1500)
+    with host_settings(host, {"Attractor.Panels": False}):
+        page.reload()
+        page.wait_for_function("() => !!window.app?.graph?._nodes?.some(n => n.type === 'Attractor_Train')")
+        assert page.evaluate(f"() => ({PANEL})('Train')") is None
+        centre(page, "Train")
+        queue(page, training_seed=3)
+        page.wait_for_function(f"() => ({NODE})('Train').imgs?.length > 0", timeout=120_000)  # the host's own preview
+        stop(page)
+        assert page.problems == []
+        page.close()
 
 
 @contextmanager
@@ -270,8 +286,10 @@ def host_settings(host, changes):
     path = host.base / "user" / "default" / "comfy.settings.json"
     before = path.read_text(encoding="utf-8")
     path.write_text(json.dumps(json.loads(before) | changes), encoding="utf-8")
-    yield
-    path.write_text(before, encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(before, encoding="utf-8")
 
 
 @pytest.mark.parametrize("settings", [
@@ -281,17 +299,20 @@ def test_in_the_other_looks(host, browser, tmp_path, settings):
     with host_settings(host, settings):
         page = opened(host, browser)
     load(page, QUICKSTART)
-    queue(page)  # all cached: the same graph ran above
+    queue(page)
     wait_for(page, "Score", "Open report", timeout=400_000)
     idle(page)
     for width in (1600, 1100):
         page.set_viewport_size({"width": width, "height": 900})
         look(page, "Mask", tmp_path / f"{width}.png")
-    over = page.evaluate(
-        f"""() => ['Train', 'Mask', 'SampleGrid', 'Score'].filter(name => {{ const panel = ({PANEL})(name);
-            return panel.scrollWidth > panel.clientWidth + 1; }})"""
-    )
-    assert over == [] and page.problems == []
+    for name in ("Train", "Mask", "SampleGrid", "Score"):
+        centre(page, name)
+        shown = page.evaluate(
+            f"""name => {{ const panel = ({PANEL})(name); const box = panel.getBoundingClientRect();
+                return [panel.isConnected, panel.scrollWidth - panel.clientWidth, box.width, box.height]; }}""", name
+        )
+        assert shown[0] and shown[1] <= 1 and shown[2] > 150 and shown[3] > 100, (name, shown)
+    assert page.problems == []
     page.close()
 
 
@@ -339,29 +360,81 @@ def test_the_panels_say_the_same_in_every_language(canvas):
 
 
 def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(canvas):
-    """Frames while the canvas is dragged, with a hundred of our nodes and with a hundred of the host's."""
+    """Frame to frame while the canvas is dragged: a hundred of our nodes with full panels, and a hundred of the host's
+    that hold a text field.
+    """
     times = canvas.evaluate(
         """async () => {
-            const median = all => all.sort((a, b) => a - b)[all.length >> 1];
-            const measure = async type => {
+            const answers = Array(4).fill({ question: 'Does it?', grade: 'good', text: 'It does.' });
+            const verdicts = [{ name: '', grade: 'good', headline: 'Looks like it', answers }];
+            const measure = async (type, scale) => {
                 app.graph.clear();
                 for (let i = 0; i < 100; i++) {
                     const node = LiteGraph.createNode(type);
                     node.pos = [(i % 10) * 400, Math.floor(i / 10) * 500];
                     app.graph.add(node);
+                    node.attractorPanel?.show([{ kind: 'verdicts', verdicts, page: 'a/report.html' }]);
                 }
-                app.canvas.ds.scale = 0.25;
+                app.canvas.ds.scale = scale;
                 const spent = [];
-                for (let i = 0; i < 40; i++) {
-                    await new Promise(requestAnimationFrame);
+                let last = await new Promise(requestAnimationFrame);
+                for (let i = 0; i < 60; i++) {
                     app.canvas.ds.offset[0] = -i * 5;
-                    const start = performance.now();
-                    app.canvas.draw(true, true);
-                    spent.push(performance.now() - start);
+                    app.canvas.setDirty(true, true);
+                    const now = await new Promise(requestAnimationFrame);
+                    spent.push(now - last);
+                    last = now;
                 }
-                return median(spent);
+                return spent.sort((a, b) => a - b)[30];
             };
-            return [await measure('Attractor_Score'), await measure('KSampler')];
+            const times = [];
+            for (const scale of [0.25, 0.8])
+                times.push([await measure('Attractor_Score', scale), await measure('CLIPTextEncode', scale)]);
+            return times;
         }"""
     )
-    assert times[0] < 2 * times[1] + 5, f"{times[0]:.1f} ms a frame with our nodes, {times[1]:.1f} with the host's"
+    for ours, theirs in times:
+        assert ours < 2 * theirs + 5, f"{ours:.1f} ms a frame with our nodes, {theirs:.1f} with the host's: {times}"
+
+
+def test_no_call_blocks_the_page(canvas):
+    """The longest that showing large results, or a message of a long training, keeps the page busy."""
+    longest = canvas.evaluate(
+        """async () => {
+            app.graph.clear();
+            const make = name => {
+                const node = LiteGraph.createNode('Attractor_' + name);
+                app.graph.add(node);
+                return node;
+            };
+            const [grid, train] = [make('SampleGrid'), make('Train')];
+            const file = { filename: 'none.png', subfolder: '', type: 'temp' };
+            const pictures = Array.from({ length: 256 }, (_, i) =>
+                ({ ...file, small: file, prompt: `prompt ${i >> 3}`, seed: i & 7 }));
+            const line = n => Array.from({ length: n }, (_, i) => [i, 1 / (i + 1)]);
+            const told = { losses: line(300), background: [], train: line(40), held_out: line(40), phase: 'subject',
+                           step: 5, total: 9, loss: 0.5, kept: 0, notes: [] };
+            const spent = [];
+            for (const call of [() => grid.attractorPanel.show([{ kind: 'pictures', subject: '', pictures }]),
+                                ...Array(10).fill(() => train.attractorPanel.live(told))]) {
+                const start = performance.now(); call(); spent.push(performance.now() - start);
+                await new Promise(requestAnimationFrame);
+            }
+            return Math.max(...spent);
+        }"""
+    )
+    assert longest < 50, f"{longest:.0f} ms"
+
+
+def test_results_of_another_kind_are_left_alone(canvas):
+    """Another workflow's node of the same number may be of another kind."""
+    shown = canvas.evaluate(
+        """() => { app.graph.clear(); return ['Mask', 'SampleGrid', 'Train', 'Score', 'Study'].map(name => {
+            const node = LiteGraph.createNode('Attractor_' + name);
+            app.graph.add(node);
+            for (const kind of ['masks', 'pictures', 'training', 'verdicts', 'study'])
+                if (!['Mask masks', 'SampleGrid pictures', 'Train training', 'Score verdicts', 'Study study']
+                    .includes(`${name} ${kind}`)) node.attractorPanel.show([{ kind }]);
+            return node.widgets.find(w => w.name === 'attractor_panel').element.textContent; }); }"""
+    )
+    assert all("appear" in text for text in shown), shown

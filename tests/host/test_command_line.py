@@ -134,6 +134,7 @@ def walk_the_chain(folder, photos, concept):
     photo = hashes[card["train_photos"][0]]
     done = attractor("forget", photo, "--within", folder, "--yes", "--receipt", folder / "receipt.json")
     assert done.returncode == 0, done.stderr
+    assert "split.json" in done.stderr, "named, and left alone"
     for path in (photo, concept, folder / "report" / "report.html", decided, folder / "with" / "0000.png"):
         assert not path.exists(), f"{path} was made of the photo"
     assert (folder / "base" / "0000.png").exists() and len(list(photos.glob("*.png"))) == len(hashes) - 1

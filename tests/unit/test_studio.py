@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from attractor_pack.attractor.errors import AttractorError
@@ -19,13 +21,15 @@ from attractor_pack.studio.gate import check_decision, decide, write_decision
 from attractor_pack.studio.measures import Evidence
 from attractor_pack.studio.policy import NAMES, load_policy
 from attractor_pack.training.concept import Concept, save_concept
-from attractor_pack.training.photos import read_folder
-from attractor_pack.training.rights import check_rights, read_manifest
+from attractor_pack.training.photos import photo_from_tensor, read_folder
+from attractor_pack.training.rights import check_rights, forbids_training, read_manifest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .test_verdicts import square
 
 DAY = date(2026, 11, 27)
+UNSEEN = ("04.jpg", "05.jpg")
 
 
 def rows(photos, **changes):
@@ -50,16 +54,20 @@ def paints(photos, prompts=8):
 
 @pytest.fixture(scope="module")
 def reports(dreambooth, tmp_path_factory):
-    """Of a generator that copies its photos and of one that does not, with rights from a manifest."""
+    """Of a generator that copies its photos and of one that paints photos that neither side holds."""
     folder = tmp_path_factory.mktemp("rights") / "backpack"
     shutil.copytree(dreambooth / "backpack", folder)
+    for name in UNSEEN:
+        (folder / name).unlink()
     (folder / "manifest.csv").write_text(rows(folder), encoding="utf-8")
     split = split_set(read_folder(folder, "backpack"), 2, 0)
-    train, unseen = split.train.with_photos(split.train.photos[:2]), split.train.photos[2:]
+    unseen = [photo for photo in read_folder(dreambooth / "backpack", "backpack").photos if photo.name in UNSEEN]
     base = paints(read_folder(dreambooth / "backpack_dog", "backpack").photos[:4])
+    card = {"train_photos": [p.sha256 for p in split.train.photos], "split_certificate": split.certificate.sha256}
+    concept = Concept({"l": torch.ones(1, 768)}, "backpack", card)
     encoder = efficientnet_lite0([])
-    return {name: score(paints(made), base, train, split.held_out, [encoder])
-            for name, made in (("copier", train.photos), ("honest", unseen))}  # fmt: skip
+    return {name: score(replace(paints(made), concept=concept), base, split.train, split.held_out, [encoder])
+            for name, made in (("copier", split.train.photos), ("honest", unseen))}  # fmt: skip
 
 
 def evidence(report, day=DAY, **changes):
@@ -95,7 +103,12 @@ def test_a_manifest_is_read_in_the_encodings_that_offices_write(photos, tmp_path
     ("photo,consent\na.jpg,1\na.jpg,2\n", "rows 2 and 3 say different things of a.jpg"),
     ("photo,consent\n,1\n", "row 2: 'photo' is empty"),
     ("consent\n1\n", "has no column 'photo'"),
-    ("photo,consent\na.jpg,1,2\n", "row 2: has more cells"),
+    ("photo,consent\na.jpg,1,2\n", "row 2: has more or fewer cells"),
+    ("photo,source,training\na.jpg,no\n", "row 2: has more or fewer cells"),
+    ("photo,training,Training\na.jpg,no,yes\n", "has the column 'training' twice"),
+    ("photo,training_allowed\na.jpg,no\n", "column 'training_allowed' looks like"),
+    ("photo,expiry_date\na.jpg,2020-01-01\n", "column 'expiry_date' looks like"),
+    ("photo,consent\n", "has no rows"),
     ("photo,source\na.jpg,\"x\n", "not CSV"),
 ])  # fmt: skip
 def test_a_manifest_that_cannot_be_understood_names_row_and_column(tmp_path, text, said):
@@ -128,18 +141,36 @@ def test_training_stops_where_it_is_forbidden_or_a_consent_has_ended(photos):
         check_rights(read_folder(photos, "backpack"), DAY)
 
 
+XMP = (b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF><rdf:Description plus:DataMining='http://ns.useplus.org/ldf/vocab/"
+       b"DMI-PROHIBITED-AIMLTRAINING'/></rdf:RDF></x:xmpmeta>")  # fmt: skip
+
+
 def test_what_a_file_says_of_itself_stops_training_unless_there_is_a_consent(photos):
     with Image.open(photos / "00.jpg") as picture:
-        xmp = (b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF><rdf:Description plus:DataMining='http://ns.useplus.org/ldf"
-               b"/vocab/DMI-PROHIBITED-AIMLTRAINING'/></rdf:RDF></x:xmpmeta>")  # fmt: skip
-        picture.save(photos / "00.jpg", xmp=xmp)
+        picture.save(photos / "00.jpg", xmp=XMP)
+        packed = PngInfo()
+        packed.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=True)
+        picture.save(photos / "06.png", pnginfo=packed)
+    text = rows(photos) + "06.png,studio A,own,C-17,2030-01-31,yes\n"
+    (photos / "manifest.csv").write_text(text, encoding="utf-8")
     check_rights(read_folder(photos, "backpack"), DAY)  # the manifest names a consent
     (photos / "manifest.csv").unlink()
-    with pytest.raises(AttractorError, match=r"00\.jpg: its metadata says DMI-PROHIBITED-AIMLTRAINING"):
+    with pytest.raises(AttractorError, match=r"00\.jpg: its metadata says DMI-PROHIBITED-AIMLTRAINING.*06\.png: its"):
         check_rights(read_folder(photos, "backpack"), DAY)
 
 
-def test_the_command_line_refuses_before_it_loads_a_model(photos, tmp_path, capsys):
+def test_only_what_is_said_of_training_counts():
+    told = b'{"c2pa.ai_training": {"use": "%s"}, "c2pa.data_mining": {"use": "notAllowed"}}'
+    assert forbids_training(told % b"allowed") == ""
+    assert "notAllowed (C2PA)" in forbids_training(told % b"notAllowed")
+    assert "constrained (C2PA)" in forbids_training(told % b"constrained")
+    assert forbids_training(b"\xa2qc2pa.ai_training\xa1cusejnotAllowed") != "", "as CBOR, which photos hold"
+    assert "DMI-PROHIBITED" in forbids_training(b"", XMP.decode().encode("utf-16"))
+    assert forbids_training(b"a caption that explains what DMI-PROHIBITED means") == ""
+
+
+def test_the_command_line_refuses_before_it_loads_a_model(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("attractor_pack.backend.diffusers_model.load", lambda *_: pytest.fail("a model was loaded"))
     (photos / "manifest.csv").write_text(rows(photos, expires="2020-01-01"), encoding="utf-8")
     out = tmp_path / "concept.safetensors"
     code = cli(["train", str(photos), "--word", "backpack", "--model", "demo", "--out", str(out), "--steps", "1"])
@@ -183,18 +214,62 @@ def test_rights_are_asked_for_every_photo_on_the_day(reports, tmp_path):
     report = reports["honest"]
     assert decide(chosen, evidence(report)).passed
     late = decide(chosen, evidence(report, date(2031, 1, 1)))
-    assert not late.passed and "2 of an expired consent" in late.text
+    assert not late.passed and f"{len(report.train)} of an expired consent" in late.text
     before = evidence(report)
-    before.report["run_card"] = {"train_photos": [], "photos_before": ["f" * 64]}
+    before.report["run_card"]["photos_before"] = ["f" * 64]
     assert "1 in no manifest" in decide(chosen, before).text, "photos of the concept that it started from count too"
+    copies = load_policy(str(policy(tmp_path, {"measure": "copy_share", "at_most": 1})))
+    assert "were not compared" in decide(copies, before).text and not decide(copies, before).passed
 
 
-def test_a_held_out_photo_that_was_trained_on_is_no_valid_certificate(reports, tmp_path):
+def test_a_certificate_counts_only_where_concept_split_and_photos_are_the_same(reports, tmp_path):
     chosen = load_policy(str(policy(tmp_path, {"measure": "certificate", "at_least": 1})))
-    seen = evidence(reports["honest"])
-    seen.report["run_card"] = {"train_photos": seen.report["held_out_photos"][:1]}
-    assert "1 held-out photos were trained on" in decide(chosen, seen).text
-    assert not decide(chosen, seen).passed
+    assert decide(chosen, evidence(reports["honest"])).passed
+
+    def blocked(why, change):
+        looked = evidence(reports["honest"])
+        change(looked.report)
+        assert why in decide(chosen, looked).text and not decide(chosen, looked).passed, why
+
+    seen = evidence(reports["honest"]).report["held_out_photos"][:1]
+    blocked("1 held-out photos were trained on", lambda r: r["run_card"].update(photos_before=seen))
+    blocked("does not say which photos", lambda r: r.update(run_card=None))
+    blocked("does not say which photos", lambda r: r.update(run_card={}))
+    blocked("does not say which photos", lambda r: r.update(concept_sha256=None))
+    blocked("on another split", lambda r: r["run_card"].update(split_certificate=""))
+    blocked("on another split", lambda r: r["run_card"].update(train_photos=["f" * 64]))
+    blocked("no split certificate", lambda r: r.update(split_certificate=None))
+
+
+def test_numbers_that_are_none_do_not_pass(reports, tmp_path):
+    chosen = load_policy(str(policy(tmp_path, {"measure": "copy_share", "at_most": 0.05})))
+    looked = evidence(reports["honest"])
+    looked.report["scores"][0]["copies"]["share"] = float("nan")
+    assert not decide(chosen, looked).passed
+    for damage in ({"pixel_copies": [{"picture": 99}]}, {"scores": [{}]}, {"pictures": None}):
+        broken = evidence(reports["honest"])
+        broken.report.update(damage)
+        with pytest.raises(AttractorError, match="damaged|lacks"):
+            decide(load_policy("catalogue"), broken)
+    late = evidence(reports["honest"])
+    next(iter(late.rights.values()))["expires"] = "soon"
+    with pytest.raises(AttractorError, match="damaged"):
+        decide(load_policy("catalogue"), late)
+
+
+def test_a_share_of_nothing_is_not_known(reports, tmp_path):
+    chosen = load_policy(str(policy(tmp_path, {"measure": "subject_way", "at_least": 0.25})))
+    looked = evidence(reports["honest"])
+    looked.report["scores"][0].update(floor=0.5, ceiling=0.51)
+    assert "cannot be said" in decide(chosen, looked).text and not decide(chosen, looked).passed
+    prompts = load_policy(str(policy(tmp_path, {"measure": "prompt_kept", "at_least": 0.5})))
+    text = {"kind": "text", "region": "whole", "stamp": {"encoder": "e"}, "pictures": [],
+            "follows": {"mean": 0.1, "low": 0.09, "high": 0.11}}  # fmt: skip
+    for low, passed in ((-0.02, False), (0.1, True)):
+        looked.report["scores"] = [text | {"follows_floor": {"mean": 0.12, "low": low, "high": 0.14}}]
+        found = decide(prompts, looked)
+        assert found.passed is passed
+    assert "at least 64%" in found.text, ".09 of at most .14"
 
 
 def test_peoples_vote_is_read_by_the_runs_name(reports, tmp_path):
@@ -228,6 +303,10 @@ def test_the_record_shows_every_later_change(reports, tmp_path):
     path = write_decision(decision, tmp_path / "decision.json")
     record = check_decision(path)
     assert record["decision"] == "block" and record["report_sha256"] == reports["copier"].sha256
+    lax = load_policy(str(policy(tmp_path, {"measure": "certificate", "at_least": 1})))
+    second = write_decision(decide(lax, evidence(reports["copier"])), path)
+    assert second.name == "decision-2.json", "a block is not written over"
+    assert write_decision(decision, path) == path, "the same decision again is the same file"
     path.write_text(path.read_text(encoding="utf-8").replace('"block"', '"pass"'), encoding="utf-8")
     with pytest.raises(AttractorError, match="changed after it was written"):
         check_decision(path)
@@ -242,11 +321,15 @@ def test_the_command_blocks_with_one_line_and_keeps_the_record(reports, photos, 
     assert cli(command) == 1
     assert capsys.readouterr().err.rstrip().splitlines()[-1] == "attractor gate: blocked by copy_share"
     assert check_decision(out)["decision"] == "block"
-    command[1] = str(tmp_path / "honest")
-    assert cli(command) == 0 and check_decision(out)["decision"] == "pass"
+    command = ["gate", str(tmp_path / "honest"), "--policy", str(own), "--today", "2026-11-27"]
+    assert cli(command) == 0 and check_decision(tmp_path / "honest" / "decision.json")["decision"] == "pass"
+    assert cli([*command, "--photos", str(photos)]) == 0
     (photos / "manifest.csv").write_text(rows(photos, training="no"), encoding="utf-8")
     assert cli([*command, "--photos", str(photos)]) == 1, "the consent was taken back since"
     assert "not to be trained on" in capsys.readouterr().err
+    (photos / "manifest.csv").unlink()
+    assert cli([*command, "--photos", str(photos)]) == 1, "and so where the manifest is gone"
+    assert "in no manifest" in capsys.readouterr().err
 
 
 # deletion
@@ -277,7 +360,8 @@ def house(photos, reports, tmp_path):
     save_concept(concept(third, second), embeddings, "others")
     run = output / "attractor" / "runs" / "backpack-123"
     run.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps({"train_photos": [first]}), encoding="utf-8")
+    (run / "config.json").write_text(json.dumps({"train_photos": [first], "mask_hash": "0"}), encoding="utf-8")
+    (run / "kept by the user.txt").write_text("mine", encoding="utf-8")
     (run / "state.pt").write_bytes(b"state")
     made = output / "pictures"
     made.mkdir()
@@ -286,49 +370,102 @@ def house(photos, reports, tmp_path):
     (made / "pictures.json").write_text(json.dumps(index), encoding="utf-8")
     report = reports["honest"].as_dict() | {"train_photos": [first]}
     (output / "attractor" / "scored").mkdir()
+    (output / "r.json").write_text(json.dumps(report), encoding="utf-8")
+    both = {"rows": [], "concepts": [mine.sha256], "photos": []}
+    (output / "comparison.json").write_text(json.dumps(both), encoding="utf-8")
+    (output / "comparison.html").write_text("page", encoding="utf-8")
+    (output / "study.json").write_text(json.dumps({"photos": [first], "concepts": []}), encoding="utf-8")
+    (output / "catalogue.json").write_text(json.dumps({"items": [first]}), encoding="utf-8")
+    for name, text in (("broken.json", "{"), ("odd.json", '{"photos": [{"id": 1}]}'), ("deep.json", "[" * 100_000)):
+        (output / name).write_text(text, encoding="utf-8")
+    decision = {"decision": "pass", "report_sha256": "0", "train_photos": [first]}
+    (output / "decision-final.json").write_text(json.dumps(decision), encoding="utf-8")
     for name, text in (("report.json", json.dumps(report)), ("report.html", "page"), ("notes.txt", "mine")):
         (output / "attractor" / "scored" / name).write_text(text, encoding="utf-8")
     study = tmp_path / "user" / "studies" / "0123456789abcdef"
     study.mkdir(parents=True)
     (study / "study.json").write_text(json.dumps({"photos": [], "concepts": [mine.sha256]}), encoding="utf-8")
+    (study / "names.json").write_text("{}", encoding="utf-8")
+    old = tmp_path / "user" / "studies" / "aaaaaaaaaaaaaaaa"
+    old.mkdir()
+    for name in ("study.json", "names.json"):
+        (old / name).write_text("{}", encoding="utf-8")
     (embeddings / "elsewhere").symlink_to(photos)
     return tmp_path, photos, first, second, third
 
 
+def places(root, photos):
+    return [root / "embeddings", root / "output", root / "user", photos]
+
+
 def test_all_that_was_made_of_a_photo_is_found_and_nothing_else(house):
     root, photos, first, second, third = house
-    found = search([first], [root / "embeddings", root / "output", root / "user", photos])
-    names = {(t.kind, t.path.name) for t in found.traces}
-    assert names == {("concept", "mine.safetensors"), ("concept", "grown.safetensors"), ("training", "backpack-123"),
-                     ("pictures", "pictures.json"), ("report", "report.json"), ("photo", "00.jpg"),
-                     ("study", "0123456789abcdef")}  # fmt: skip
+    found = search([first], places(root, photos))
+    assert {(t.kind, t.path.name) for t in found.traces} == {
+        ("concept", "mine.safetensors"), ("concept", "grown.safetensors"), ("training", "config.json"),
+        ("pictures", "pictures.json"), ("report", "report.json"), ("report", "r.json"), ("photo", "00.jpg"),
+        ("study", "study.json"), ("comparison", "comparison.json"), ("decision", "decision-final.json"),
+    }  # fmt: skip
     again = {t.path.stem: t.others for t in found.traces if t.kind == "concept"}
     assert again["mine"] == (second,) and set(again["grown"]) == {second, third}
-    assert search(["0" * 64], [root / "embeddings", root / "output", root / "user", photos]).traces == ()
+    assert {Path(one).name for one in found.mentioned} == {"study.json", "catalogue.json"}, "left alone, and said so"
+    said = " ".join(found.unreadable)
+    assert all(name in said for name in ("elsewhere: a link", "broken.json", "deep.json", "earlier version"))
+    assert search(["0" * 64], places(root, photos)).traces == []
+
+
+def test_a_photo_that_came_as_an_image_is_found_by_its_pixels(house):
+    root, photos, *_ = house
+    with Image.open(photos / "00.jpg") as picture:
+        came = photo_from_tensor(torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255, "image_00")
+    save_concept(concept(came.sha256), root / "embeddings", "from-image")
+    found = search(hashes_of([str(photos / "00.jpg")]), [root / "embeddings"])
+    assert "from-image" in {t.path.stem for t in found.traces}
 
 
 def test_deletion_needs_a_yes_and_leaves_a_receipt(house, capsys):
     root, photos, first, *_ = house
-    roots = [str(root / "embeddings"), str(root / "output"), str(root / "user"), str(photos)]
+    roots = list(map(str, places(root, photos)))
     assert cli(["forget", str(photos / "00.jpg"), "--within", *roots]) == 0
     assert "Nothing was deleted" in capsys.readouterr().err and (photos / "00.jpg").exists()
     receipt = root / "receipt.json"
-    assert cli(["forget", str(photos / "00.jpg"), "--within", *roots, "--yes", "--receipt", str(receipt)]) == 0
+    command = ["forget", str(photos / "00.jpg"), "--within", *roots, "--yes", "--receipt", str(receipt)]
+    assert cli(command) == 1, "some files could not be looked into, and that is no clean end"
+    assert "receipt.json says what is left" in capsys.readouterr().err
     left = {p.name for p in root.rglob("*") if p.is_file() and not p.is_symlink()}
-    assert not left & {"00.jpg", "mine.safetensors", "grown.safetensors", "state.pt", "one.png", "report.html"}
-    assert {"others.safetensors", "notes.txt", "01.jpg"} <= left, "what is not of the photo stays"
-    record = json.loads(receipt.read_text(encoding="utf-8"))
-    assert record["finished"] and record["photos"] == [first] and len(record["deleted"]) == 7
-    assert str(root) not in receipt.read_text(encoding="utf-8"), "names and hashes, no paths"
-    assert search([first], [root / "embeddings", root / "output", photos]).traces == ()
+    made = {"mine.safetensors", "grown.safetensors", "state.pt", "one.png", "report.html", "r.json", "comparison.html"}
+    assert not left & {"00.jpg", "decision-final.json", *made}
+    assert {"others.safetensors", "notes.txt", "01.jpg", "kept by the user.txt", "catalogue.json"} <= left
+    assert not (root / "user" / "studies" / "0123456789abcdef").exists()
+    text = receipt.read_text(encoding="utf-8")
+    record = json.loads(text)
+    assert not record["finished"] and first in record["photos"] and str(root) not in text, "names and hashes, no paths"
+    named = {one["file"]: one["sha256"] for row in record["deleted"] for one in row["files"]}
+    assert len(named["mine.safetensors"]) == 64 and "attractor/scored/report.html" in named
+    assert {t.kind for t in search([first], places(root, photos)).traces} == set()
+    command[1] = first
+    assert cli(command) == 1 and "receipts are kept" in capsys.readouterr().err
+
+
+def test_a_deletion_that_was_cut_off_is_taken_up_again(house):
+    """The concept's file is gone, and only a report still says whose pictures the others are."""
+    root, photos, first, *_ = house
+    concept_sha = json.loads((root / "output" / "comparison.json").read_text(encoding="utf-8"))["concepts"][0]
+    report = {"scores": [], "train_photos": [], "concept_sha256": concept_sha, "run_card": {"train_photos": [first]}}
+    (root / "output" / "again.json").write_text(json.dumps(report), encoding="utf-8")
+    (root / "embeddings" / "mine.safetensors").unlink()
+    kinds = {t.kind for t in search([first], places(root, photos)).traces}
+    assert {"pictures", "study", "comparison"} <= kinds
+    order = [t.kind for t in search([first], places(root, photos)).traces]
+    assert order.index("pictures") < order.index("report") < order.index("concept") < order.index("photo")
 
 
 def test_what_could_not_be_deleted_is_in_the_receipt(house):
     root, photos, first, *_ = house
     found = search([first], [root / "embeddings"])
-    locked = Trace(Path("/proc/version"), "photo", "nobody may delete this")
+    locked = Trace(Path("/proc/version"), "photo", "nobody may delete this", Path("/proc"))
     with pytest.raises(AttractorError, match="receipt.json says what is left"):
-        forget(Search(found.photos, (locked, *found.traces), ()), root / "receipt.json")
+        forget(Search(found.photos, [locked, *found.traces]), root / "receipt.json")
     record = json.loads((root / "receipt.json").read_text(encoding="utf-8"))
     assert not record["finished"] and "failed" in record["deleted"][0] and "failed" not in record["deleted"][1]
     assert not (root / "embeddings" / "mine.safetensors").exists(), "the rest is gone"
@@ -338,5 +475,6 @@ def test_targets_that_are_no_photos_are_refused(tmp_path):
     for target in (str(tmp_path), "no-such-file.jpg", "abc"):
         with pytest.raises(AttractorError):
             hashes_of([target])
-    with pytest.raises(AttractorError, match="no such folder to look in"):
-        search(["0" * 64], [tmp_path / "none"])
+    for root in (tmp_path / "none", Path("/")):
+        with pytest.raises(AttractorError, match="no folder to look in"):
+            search(["0" * 64], [root])

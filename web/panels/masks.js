@@ -18,24 +18,19 @@ export function masks(node, page) {
   const list = make("div", { class: "attractor-list", role: "listbox", "aria-label": say("photos") });
   const toTrain = button(say("use_strength"), useIt, { title: say("use_strength_title") });
   const element = make("div", { class: "attractor-masks" }, hint(say("masks_hint")));
-  const panel = { element, height: 44, show };
+  const panel = { element, show };
   let photos = [];
   let chosen = 0;
+  let data = null; // pixels of the chosen photo
   let token = 0;
 
-  strength.addEventListener("input", () => {
-    const widget = node.widgets?.find((one) => one.name === "strength");
-    if (widget) widget.value = Number(strength.value);
-    redraw();
-    page.changed();
-  });
+  strength.addEventListener("input", redraw); // only looked at: the input itself would make the graph train again
 
   function show(found) {
     const last = found[found.length - 1];
     photos = found.flatMap((one) => one.photos);
     chosen = Math.min(chosen, photos.length - 1);
     strength.value = last.strength;
-    panel.height = 350;
     element.replaceChildren(
       make("div", { class: "attractor-pair" }, photo, make("div", {}, grid, share)),
       make("label", { class: "attractor-slider" }, say("strength"), strength, value, toTrain),
@@ -61,21 +56,22 @@ export function masks(node, page) {
     [...list.children].forEach((child, i) => child.setAttribute("aria-selected", i === index));
     advice.textContent = `${one.name}: ${one.verdict}, ${say("covers", { share: percent(one.covers) })}${one.advice ? ` – ${one.advice}` : ""}`;
     advice.classList.toggle("doubt", one.verdict !== "good");
+    data = null;
     try {
-      one.data ??= await Promise.all([one.photo, one.mask, one.grid].map((file) => pixels(page.file(file))));
+      const read = await Promise.all([one.photo, one.mask, one.grid].map((file) => pixels(page.file(file))));
+      if (mine !== token) return;
+      data = read;
+      redraw();
     } catch {
-      advice.textContent = say("gone");
-      return;
+      if (mine === token) advice.textContent = say("gone");
     }
-    if (mine === token) redraw();
   }
 
   function redraw() {
-    const one = photos[chosen];
     const s = Number(strength.value);
     value.textContent = s.toFixed(2);
-    if (!one?.data) return;
-    const [colour, mask, cells] = one.data;
+    if (!data) return;
+    const [colour, mask, cells] = data;
     paint(photo, colour.width, colour.height, (i) => {
       const weight = weigh(mask.data[i] / 255, s);
       const grey = (colour.data[i] + colour.data[i + 1] + colour.data[i + 2]) / 3;
@@ -100,11 +96,8 @@ export function masks(node, page) {
 
   // The strength that was looked at becomes that of the Train Concept nodes that this node's photos reach.
   function useIt() {
-    const trains = reached(node).filter((one) => one.comfyClass === "Attractor_Train");
-    for (const train of trains) {
-      const widget = train.widgets?.find((one) => one.name === "strength");
-      if (widget) widget.value = Number(strength.value);
-    }
+    const trains = trainsOf(node);
+    for (const train of trains) train.widgets.find((one) => one.name === "strength").value = Number(strength.value);
     toTrain.textContent = trains.length ? say("used", { count: trains.length }) : say("no_train");
     setTimeout(() => (toTrain.textContent = say("use_strength")), 2500);
     page.changed();
@@ -117,17 +110,21 @@ function weigh(mask, strength) {
   return mask + (1 - strength) * (1 - mask);
 }
 
-function reached(node) {
+// The Train nodes that learn from this node's photos, but for those whose strength is wired.
+function trainsOf(node) {
   const found = new Set();
+  const seen = new Set();
   const walk = (from) => {
-    for (const output of from.outputs ?? []) {
-      for (const id of output.links ?? []) {
-        const link = from.graph.links.get?.(id) ?? from.graph.links[id];
-        const next = link && from.graph.getNodeById(link.target_id);
-        if (next && !found.has(next)) {
-          found.add(next);
-          walk(next);
-        }
+    for (const id of (from.outputs ?? []).flatMap((output) => output.links ?? [])) {
+      const link = from.graph.links.get?.(id) ?? from.graph.links[id];
+      const next = link?.type === "SUBJECT_SET" && from.graph.getNodeById(link.target_id);
+      if (!next) continue;
+      if (next.comfyClass === "Attractor_Train") {
+        const wired = next.inputs.some((input) => input.name === "strength" && input.link != null);
+        if (next.inputs[link.target_slot]?.name === "train_set" && !wired) found.add(next);
+      } else if (!seen.has(next)) {
+        seen.add(next);
+        walk(next);
       }
     }
   };

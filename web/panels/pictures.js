@@ -4,28 +4,32 @@ import { say } from "../words.js";
 
 export function pictures(_node, page) {
   const element = make("div", { class: "attractor-pictures" }, hint(say("pictures_hint")));
-  const panel = { element, height: 44, show };
+  const panel = { element, show };
 
   function show(found) {
-    const all = found.flatMap((one) => one.pictures);
+    const parts = found.map((one, i) => section(one, found.length > 1 ? `${i + 1} · ${one.subject}` : ""));
+    element.replaceChildren(make("div", { class: "attractor-rows" }, ...parts));
+  }
+
+  // One execution's pictures: a node that is given a list runs once for each of it.
+  function section({ pictures: all }, name) {
     const prompts = [...new Set(all.map((one) => one.prompt))];
-    const seeds = [...new Set(all.map((one) => one.seed))];
-    const rows = prompts.map((prompt) => {
-      const row = all.filter((one) => one.prompt === prompt);
-      return make(
+    const seeds = new Set(all.map((one) => one.seed));
+    const title = say("pictures_title", { prompts: prompts.length, seeds: seeds.size, count: all.length });
+    const rows = prompts.map((prompt) =>
+      make(
         "div",
         { class: "attractor-row" },
         make("div", { class: "attractor-prompt", title: prompt }, prompt),
-        make("div", { class: "attractor-cells" }, ...row.map(cell)),
-      );
-    });
-    const title = say("pictures_title", { prompts: prompts.length, seeds: seeds.length, count: all.length });
-    element.replaceChildren(make("div", { class: "attractor-status" }, title), make("div", { class: "attractor-rows" }, ...rows));
-    panel.height = Math.min(460, 48 + 112 * prompts.length);
+        make("div", { class: "attractor-cells" }, ...all.filter((one) => one.prompt === prompt).map(cell)),
+      ),
+    );
+    const head = make("div", { class: "attractor-status" }, name ? `${name}: ${title}` : title);
+    return make("section", { class: "attractor-rows" }, head, ...rows);
 
     function cell(one) {
       const label = `${one.prompt}, ${say("seed", { seed: one.seed })}`;
-      const picture = make("img", { src: page.file(one, true), alt: label, title: label, loading: "lazy" });
+      const picture = make("img", { loading: "lazy", alt: label, title: label, src: page.file(one.small) });
       picture.addEventListener("error", () => (picture.alt = say("gone")));
       const opens = () => enlarge(all, all.indexOf(one), page);
       return make("button", { type: "button", class: "attractor-cell", onclick: opens }, picture, make("span", {}, `${one.seed}`));

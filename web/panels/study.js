@@ -4,7 +4,7 @@ import { say } from "../words.js";
 
 export function study(_node, page) {
   const element = make("div", { class: "attractor-study" }, hint(say("study_hint")));
-  const panel = { element, height: 44, show };
+  const panel = { element, show };
 
   function show(found) {
     const { link, votes, raters } = found[found.length - 1];
@@ -12,7 +12,6 @@ export function study(_node, page) {
       button(say("open_study"), () => page.open(link), { title: link }),
       make("div", { class: "attractor-status" }, say("votes", { votes, raters })),
     );
-    panel.height = 78;
   }
   return panel;
 }

@@ -12,11 +12,12 @@ const LINES = ["background", "train", "held_out"];
 
 export function training() {
   const element = make("div", { class: "attractor-training" }, hint(say("curve_hint")));
-  const panel = { element, height: 44, show, live };
+  const panel = { element, show, live, ended };
   let shown = 0;
-  let latest = {}; // of the dots: the server sends them with each measurement
+  let latest = null; // what was told of the training that goes on
 
   function show(found) {
+    latest = null;
     const { curves } = found[found.length - 1];
     shown = Math.min(shown, curves.length - 1);
     const several =
@@ -24,7 +25,7 @@ export function training() {
       make(
         "select",
         { "aria-label": say("which_training"), onchange: (event) => ((shown = Number(event.target.value)), show(found)) },
-        ...curves.map((_, i) => make("option", { value: i, ...(i === shown && { selected: "" }) }, `${i + 1}`)),
+        ...curves.map((_, i) => make("option", { value: i, ...(i === shown && { selected: "" }) }, `${i + 1}: ${curves[i].word ?? ""}`)),
       );
     const curve = curves[shown];
     const status = curve.stopped || (curve.kept ? say("kept", { step: curve.kept }) : say("done"));
@@ -32,13 +33,18 @@ export function training() {
   }
 
   function live(told) {
-    latest = told.losses ? told : { ...latest, ...told };
+    latest = told;
     const { phase, step, total, loss } = told;
-    redraw(latest, say("at_step", { phase, step, total, loss: loss.toFixed(4) }), null, step / Math.max(1, total));
+    redraw(told, say("at_step", { phase, step, total, loss: loss.toFixed(4) }), null, step / Math.max(1, total));
+  }
+
+  // A run that was cancelled or failed leaves its curve, and no bar that seems to move.
+  function ended() {
+    if (latest) element.querySelector("progress")?.remove();
+    latest = null;
   }
 
   function redraw(curve, status, choice, progress) {
-    panel.height = 250;
     const notes = (curve.notes ?? []).map((note) => make("li", {}, note));
     const bar = progress === undefined ? null : make("progress", { max: 1, value: progress });
     element.replaceChildren(

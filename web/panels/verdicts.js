@@ -4,7 +4,7 @@ import { say } from "../words.js";
 
 export function verdicts(_node, page) {
   const element = make("div", { class: "attractor-verdicts" }, hint(say("verdict_hint")));
-  const panel = { element, height: 44, show };
+  const panel = { element, show };
 
   function show(found) {
     const all = found.flatMap((one) => one.verdicts);
@@ -23,9 +23,7 @@ export function verdicts(_node, page) {
       ...pages.map((path) => button(say("open_report"), () => page.open(`/attractor/report/${path}`), { title: path })),
       make("div", { class: "attractor-rows" }, ...runs),
     );
-    const lines = all.reduce((sum, { answers }) => sum + 3 + answers.length, 0);
-    panel.height = Math.min(360, 60 + 20 * lines);
-  }
+      }
   return panel;
 }
 
