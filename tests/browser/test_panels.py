@@ -339,14 +339,12 @@ def test_search_finds_the_nodes_by_what_a_user_would_type(canvas):
               "concept prompt": "Concept Prompt", "load concept": "Load Concept"}  # fmt: skip
     found = {}
     for words in wanted:
-        canvas.evaluate("() => app.canvas.deselectAll?.()")
-        canvas.mouse.dblclick(1100, 500)
-        box = canvas.locator(".comfy-vue-node-search-container input")
-        box.fill(words)
+        canvas.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+        canvas.locator(".comfy-vue-node-search-container input").fill(words)
         canvas.wait_for_timeout(500)
         found[words] = canvas.locator(".comfy-vue-node-search-container li").all_inner_texts()
         canvas.keyboard.press("Escape")
-        canvas.wait_for_timeout(200)
+        canvas.wait_for_function("() => !document.querySelector('.comfy-vue-node-search-container input')")
     for words, name in wanted.items():
         assert any(name in line for line in found[words]), f"{words}: {found[words]}"
 
