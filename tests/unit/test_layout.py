@@ -5,7 +5,7 @@ import ast
 import pytest
 from attractor_pack.tools.host import ROOT
 
-ROOMS = ("nodes", "attractor", "training", "metrics", "backend", "cli", "tools")
+ROOMS = ("nodes", "attractor", "training", "metrics", "backend", "cli", "studio", "tools")
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
