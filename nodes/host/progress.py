@@ -38,7 +38,8 @@ class HostWatcher:
         self._picture = None
         if time.monotonic() - self._last_text > _SECONDS_BETWEEN_TEXTS or done == total:
             self._last_text = time.monotonic()
-            _send_text(f"{phase}: step {done} of {total}, loss {value:.4f}", self._node_id)
+            if not panels.page_draws():  # else the host puts a line below the panel, which says the same
+                _send_text(f"{phase}: step {done} of {total}, loss {value:.4f}", self._node_id)
             self._tell_curve({"phase": phase, "step": done, "total": total, "loss": value})
 
     def measured(self, history: History) -> None:
@@ -54,7 +55,10 @@ class HostWatcher:
 
     def say(self, message: str) -> None:
         """Show a line before the first step."""
-        _send_text(message, self._node_id)
+        if panels.page_draws():
+            panels.tell_curve(self._node_id, {"said": message})
+        else:
+            _send_text(message, self._node_id)
 
     def finish(self, history: History) -> None:
         """Show what came with the last step."""

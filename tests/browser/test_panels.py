@@ -114,6 +114,7 @@ def test_the_curve_moves_and_cancel_keeps_it(canvas):
     load(canvas, QUICKSTART)
     centre(canvas, "Train")
     queue(canvas)
+    wait_for(canvas, "Train", r"A step takes about [\d.]+ GiB beyond the models")
     wait_for(canvas, "Train", r"(background|subject): step \d+ of 80, loss \d")
     first = canvas.evaluate(f"() => ({PANEL})('Train').querySelectorAll('.dot').length")
     wait_for(canvas, "Train", r"subject: step [3-7]\d of 80")

@@ -34,6 +34,7 @@ export function training() {
 
   function live(told) {
     latest = told;
+    if (told.said) return redraw({}, told.said, null); // before the first step
     const { phase, step, total, loss } = told;
     redraw(told, say("at_step", { phase, step, total, loss: loss.toFixed(4) }), null, step / Math.max(1, total));
   }
