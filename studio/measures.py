@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
 
 _LEAST_SPAN = 0.05  # of cosine similarity from floor to ceiling, below which the way between them is noise
 GRADES = {"poor": 0.0, "fair": 1.0, "good": 2.0, "copies": -1.0}
@@ -205,6 +205,7 @@ MEASURES: dict[str, Callable[[Evidence], Measured]] = {
 """By name, from a report to what was measured: docs/studio.md says what each is."""
 
 
-def value_of(measured: Any) -> float | None:
-    """Rounded as records keep it."""
-    return None if measured.value is None else round(float(measured.value), 6)
+def value_of(measured: Measured) -> float | None:
+    """Rounded as records keep it; None too where it is no number, which JSON has no word for."""
+    value = measured.value
+    return None if value is None or not math.isfinite(value) else round(value, 6)

@@ -1,10 +1,13 @@
-"""One Chromium for the browser's tests."""
+"""One Chromium for the browser's tests, and a host for those that leave their marks on it."""
 
 from __future__ import annotations
 
 import shutil
 
 import pytest
+from attractor_pack.tools.host import Host
+from attractor_pack.tools.models import link_into
+from attractor_pack.tools.templates.__main__ import no_first_visit
 from playwright.sync_api import sync_playwright
 
 
@@ -20,3 +23,13 @@ def browser():
         )
         yield found
         found.close()
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """A host of a module's own, in which nobody has been before: what one test saves or sets, the next one finds."""
+    base = tmp_path_factory.mktemp("host")
+    link_into(base)
+    with Host(base, pack_name="Attractor") as running:
+        no_first_visit(running)
+        yield running

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 from attractor_pack.attractor.overlay import effective_weight
-from attractor_pack.tools.host import ROOT, Host
-from attractor_pack.tools.models import link_into
-from attractor_pack.tools.templates.__main__ import no_first_visit, open_canvas
+from attractor_pack.tools.host import ROOT
+from attractor_pack.tools.templates.__main__ import open_canvas
 from attractor_pack.training.demo_assets import subject
 from attractor_pack.training.views import centre_view
 
@@ -22,15 +21,6 @@ SHORT = {
     "Attractor_Train": {"steps": 60, "background_steps": 20, "views": 1},
     "Attractor_SampleGrid": {"steps": 2, "seeds": 1},
 }
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory):
-    base = tmp_path_factory.mktemp("panels")
-    link_into(base)
-    with Host(base, pack_name="Attractor") as running:
-        no_first_visit(running)
-        yield running
 
 
 @pytest.fixture(scope="module")

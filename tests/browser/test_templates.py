@@ -6,25 +6,14 @@ import json
 
 import pytest
 import requests
-from attractor_pack.tools.host import ROOT, GraphError, Host
-from attractor_pack.tools.models import link_into
-from attractor_pack.tools.templates.__main__ import no_first_visit, open_canvas
+from attractor_pack.tools.host import ROOT, GraphError
+from attractor_pack.tools.templates.__main__ import open_canvas
 from attractor_pack.tools.templates.graphs import templates
 from PIL import Image
 
 pytestmark = pytest.mark.browser
 TEMPLATES = {template.name: template for template in templates()}
 SHIPPED = ROOT / "tests" / "graphs"
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory):
-    """A host of the templates' own: what one saves, the next one loads."""
-    base = tmp_path_factory.mktemp("templates")
-    link_into(base)
-    with Host(base, pack_name="Attractor") as running:
-        no_first_visit(running)
-        yield running
 
 
 @pytest.fixture(scope="module")
