@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -16,12 +15,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from ..attractor.clicks import parse_clicks
-from ..attractor.clipseg import FOLDER_NAME, TextSegmenter
 from ..attractor.errors import AttractorError
 from ..attractor.masks import Refinement
 from ..attractor.photo_masks import mask_set
-from ..attractor.raw_masks import Sources, gather
-from ..attractor.saliency import FILE_NAME, KINDS, SaliencyModel
+from ..attractor.raw_masks import Sources
+from ..attractor.saliency import FILE_NAME, SaliencyModel
+from ..backend.sources import in_folders, mask_sources, model_folders
 from ..metrics.compare import compare_reports
 from ..metrics.encoders import load_encoder
 from ..metrics.generations import Generated, Generations, contact_sheet, from_picture, to_picture
@@ -140,9 +139,9 @@ def sample(chosen: Namespace) -> dict:
         chosen.truncation,
     )  # fmt: skip
     folder, rows = Path(chosen.dir), []
-    for i, (image, item) in enumerate(zip(made.images, made.items, strict=True)):
-        name = f"{i:04d}.png"
-        write_beside(folder / name, lambda path, image=image: to_picture(image).save(path, "PNG"))
+    for i, item in enumerate(made.items):
+        name, data = f"{i:04d}.png", made.png(i)
+        write_beside(folder / name, lambda path, data=data: path.write_bytes(data))
         rows.append({"file": name, **asdict(item)})
     sheet = to_picture(contact_sheet(made))
     write_beside(folder / "sheet.png", lambda path: sheet.save(path, "PNG"))
@@ -167,10 +166,10 @@ def score(chosen: Namespace) -> dict:
     if parts.get("certificate"):
         train_set = replace(train_set, certificate=Certificate.of(parts["certificate"]))
     names = dict.fromkeys(n for n in (chosen.image_encoder, chosen.text_encoder) if n and n != "none")
-    encoders = [load_encoder(name, model_folders(chosen)) for name in names]
+    encoders = [load_encoder(name, model_folders(chosen.models)) for name in names]
     find = None
     if chosen.regions:
-        find = SaliencyModel(_in_folders(model_folders(chosen), FILE_NAME)).mask
+        find = SaliencyModel(in_folders(model_folders(chosen.models), FILE_NAME)).mask
     others = read_folder(Path(chosen.look_alikes), "other").photos if chosen.look_alikes else ()
     report = score_pictures(made, base, train_set, held_out, encoders, find, others)
     result = report.as_dict()
@@ -231,12 +230,8 @@ def masked(subject: SubjectSet, chosen: Namespace, model: Any = None) -> tuple[S
 
 
 def _sources(back_end: str, chosen: Namespace, model: Any) -> Sources:
-    folders, file = model_folders(chosen), KINDS[chosen.saliency_model].file
-    return gather(back_end, {
-        "saliency": lambda: SaliencyModel(_in_folders(folders, file), chosen.saliency_model),
-        "attention": lambda: model or _diffusion_model(chosen),
-        "text": lambda: TextSegmenter(_in_folders(folders, FOLDER_NAME)),
-    })  # fmt: skip
+    made = lambda: model or _diffusion_model(chosen)  # noqa: E731
+    return mask_sources(back_end, chosen.saliency_model, model_folders(chosen.models), made)
 
 
 def _diffusion_model(chosen: Namespace) -> Any:
@@ -245,18 +240,6 @@ def _diffusion_model(chosen: Namespace) -> Any:
     from ..backend.diffusers_model import load
 
     return load(chosen.model)
-
-
-def _in_folders(folders: list[Path], name: str) -> Path:
-    return next((folder / name for folder in folders if (folder / name).exists()), folders[0] / name)
-
-
-def model_folders(chosen: Namespace) -> list[Path]:
-    """Where models are looked for, in this order."""
-    if chosen.models:
-        return [Path(chosen.models)]
-    own = [Path(os.environ["ATTRACTOR_MODELS"])] if os.environ.get("ATTRACTOR_MODELS") else []
-    return [*own, Path.cwd(), Path(__file__).parents[1] / ".host" / "models"]
 
 
 def _read_mask(folder: Path, name: str) -> torch.Tensor:

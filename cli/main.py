@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _sample(_command(commands_of, "sample", commands.sample, "paint prompts into the folder"))
     _score(_command(commands_of, "score", commands.score, "score the pictures in a folder that `sample` wrote"))
     _compare(commands_of.add_parser("compare", help="put scored runs side by side"))
+    _sweep(commands_of.add_parser("sweep", help="run a plan of many trainings over Ray: docs/studio.md"))
     _gate(commands_of.add_parser("gate", help="pass or block a scored concept by a policy: docs/studio.md"))
     _forget(commands_of.add_parser("forget", help="find, and delete, all that was made of photos"))
     _bench(_command(commands_of, "bench", bench, "run methods over a set of subjects, a folder each: docs/scoring.md"))
@@ -119,6 +120,14 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", help="a,b,… in their order; without it the folders' names")
     parser.add_argument("--out", help="folder for comparison.json and comparison.html")
     _result(parser, commands.compare)
+
+
+def _sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", metavar="PLAN.yaml", help="subjects, methods, settings, seeds: docs/studio.md")
+    parser.add_argument("--store", default="", help="folder or fsspec address of the results; without it PLAN.store")
+    parser.add_argument("--address", default="", help="host:port of a Ray cluster, or auto; without it this machine")
+    parser.add_argument("--concepts", metavar="DIR", default="", help="write each concept there too, under its name")
+    _result(parser, studio.sweep)
 
 
 def _gate(parser: argparse.ArgumentParser) -> None:

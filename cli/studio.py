@@ -1,4 +1,4 @@
-"""The studio's commands: the release gate and deletion."""
+"""The studio's commands: sweeps, the release gate and deletion."""
 
 from __future__ import annotations
 
@@ -10,13 +10,54 @@ from pathlib import Path
 from ..attractor.errors import AttractorError
 from ..metrics.report import read_report
 from ..metrics.study import open_study
+from ..studio.cluster import OverRay
 from ..studio.forget import forget as forget_found
 from ..studio.forget import hashes_of, search
 from ..studio.gate import decide, write_decision
 from ..studio.measures import Evidence
+from ..studio.plan import Plan, read_plan
 from ..studio.policy import load_policy
+from ..studio.store import Store
+from ..studio.summary import keep_summary, save_concepts, summary, table
+from ..studio.sweep import InProcess, Sweep
 from ..training.photos import read_folder
 from ..training.rights import strictest
+from .live import watcher
+
+
+def sweep(chosen: Namespace) -> dict:
+    """Run a plan over Ray; what the store has is not done again."""
+    plan = read_plan(Path(chosen.plan))
+    where = chosen.store or str(Path(chosen.plan).with_suffix(".store"))
+    found = _swept(plan, where, chosen.address)
+    result = summary(found)
+    keep_summary(found.store, result)
+    if chosen.concepts:
+        save_concepts(found, Path(chosen.concepts))
+    print(table(result), file=sys.stderr)
+    if result["failed"]:
+        count, one = len(result["failed"]), result["failed"][0]
+        raise AttractorError(f"{count} of {len(found.runs)} runs failed, the first with: {one['subject']}: "
+                             f"{one['why']} The others are in {where}.")
+    return result
+
+
+def _swept(plan: Plan, where: str, address: str) -> Sweep:
+    store = Store(where)
+    found = None
+    try:
+        Sweep(plan, store, InProcess())  # what is wrong with the plan is said before anything is started
+        with OverRay(address, plan.cpus, plan.gpus) as cluster, watcher() as watching:
+            found = Sweep(plan, store, cluster, watching)
+            found.run()
+            return found
+    except (KeyboardInterrupt, AttractorError) as error:
+        if found is None:
+            raise
+        kept = f"{found.counts['done'] + found.counts['stored']} of {len(found.runs)} runs are in {where}"
+        if isinstance(error, KeyboardInterrupt):
+            raise AttractorError(f"stopped; {kept}, and the same command goes on from there") from None
+        raise AttractorError(f"{error} ({kept})") from error
 
 
 def gate(chosen: Namespace) -> dict:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from ..training.concept import Concept
+
+PNG_TEXT = "attractor"
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,25 @@ class Generations:
     concept: Concept | None = None
     base_model: dict = field(default_factory=dict)
 
+    def png(self, index: int) -> bytes:
+        """A picture as a PNG file that says in its text `attractor` (JSON) how it was made, with the run card."""
+        made = {"format": 1, **asdict(self.items[index]), "class_word": self.class_word,
+                "concept_sha256": self.concept.sha256 if self.concept else None,
+                "run_card": self.concept.run_card if self.concept else None}  # fmt: skip
+        text, data = PngInfo(), io.BytesIO()
+        text.add_itxt(PNG_TEXT, json.dumps(made, sort_keys=True, ensure_ascii=False))
+        to_picture(self.images[index]).save(data, "PNG", pnginfo=text)
+        return data.getvalue()
+
     @property
     def keys(self) -> list[tuple[str, int]]:
         """(prompt, seed) of each picture, by which two sets are paired."""
         return [(item.prompt, item.seed) for item in self.items]
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in [0, 1] as they come back from files of 8 bits."""
+    return (images.clamp(0, 1) * 255).round() / 255
 
 
 def read_prompts(text: str) -> list[str]:

@@ -5,8 +5,12 @@ import shutil
 
 import pytest
 from attractor_pack.attractor.errors import AttractorError
-from attractor_pack.cli.bench import over_subjects, table
-from attractor_pack.cli.sets import read_set
+from attractor_pack.studio.sets import find_subjects
+from attractor_pack.studio.summary import over_subjects, table
+
+
+def read_set(folder, held_out, seed):
+    return [found.read(held_out, seed) for found in find_subjects(folder)]
 
 
 @pytest.fixture
@@ -72,14 +76,16 @@ def report(values):
 
 
 def test_subjects_are_the_units_where_there_are_several():
-    """A gain that is the same for each subject is certain over three; over one, prompts are the units."""
-    ours = {s: report([0.5 + d] * 4) for s, d in (("a", 0.1), ("b", 0.12), ("c", 0.11))}
-    plain = {s: report([0.5] * 4) for s in ours}
+    """A gain that is the same for each subject is certain over three; over one, prompts are the units. Seeds of the
+    training are averaged first: they are no units of their own."""
+    gains = (("a", 0.1), ("b", 0.12), ("c", 0.11))
+    ours = {s: [report([0.4 + d] * 4), report([0.6 + d] * 4)] for s, d in gains}
+    plain = {s: [report([0.5] * 4), report([0.5] * 4)] for s in ours}
     row = over_subjects({"plain": plain, "ours": ours})[0]
     assert row["means"] == pytest.approx([0.515, 0.625]) and row["differences"][0]["units"] == 3
     assert row["differences"][0]["low"] > 0.05
     one = over_subjects({"plain": {"a": plain["a"]}, "ours": {"a": ours["a"]}})[0]
-    assert one["differences"][0]["units"] == 4
+    assert one["differences"][0]["units"] == 4 and one["differences"][0]["mean"] == pytest.approx(0.1)
     text = table({"methods": ["plain", "ours"], "subjects": ["a", "b", "c"], "rows": [row]})
     assert "ours less plain" in text and "+0.110" in text
     json.dumps(row)

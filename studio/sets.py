@@ -1,4 +1,4 @@
-"""Sets of many subjects for `attractor bench`: a folder of folders, split beforehand or not, with prompts.
+"""Sets of many subjects for benchmarks and sweeps: a folder of folders, split beforehand or not, with prompts.
 
     DIR/prompts.txt               one prompt a line, <subject> where it belongs
     DIR/SUBJECT/class.txt         what it is, such as dog; without it the folder's name says so
@@ -13,6 +13,7 @@ prompts_and_classes.txt is read as it is.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,46 +35,59 @@ class Case:
     prompts: tuple[str, ...]
 
 
-def read_set(folder: Path, held_out: float, seed: int) -> list[Case]:
-    """All subjects of a set, in the order of their names.
+@dataclass(frozen=True)
+class Folder:
+    """One subject of a set before its photos are read."""
 
-    held_out, seed: of the split where a subject has none. Raises AttractorError, naming the folder or file, when there
-    is no subject, a subject has no photos or no prompts, or a test photo is a near-duplicate of one to learn from.
+    name: str
+    path: Path
+    word: str
+    prompts: tuple[str, ...]
+
+    def read(self, held_out: float, seed: int) -> Case:
+        """Its photos, split where they are not. held_out, seed: of that split. Raises AttractorError, naming the
+        subject, when photos cannot be read or split, or a test photo is a near-duplicate of one to learn from.
+        """
+        try:
+            if not (self.path / "train").is_dir():
+                split = split_set(read_folder(self.path, self.word), held_out, seed)
+                return Case(self.name, split.train, split.held_out, self.prompts)
+            train, test = read_folder(self.path / "train", self.word), read_folder(self.path / "test", self.word)
+            check_disjoint(train, test)
+        except AttractorError as error:
+            raise AttractorError(f"{self.name}: {error}") from error
+        return Case(self.name, train, test, self.prompts)
+
+
+def find_subjects(folder: Path, default_prompts: Sequence[str] = ()) -> list[Folder]:
+    """All subjects of a set, in the order of their names; no photo is opened.
+
+    default_prompts: where the set has none. Raises AttractorError, naming the folder or file, when there is no subject
+    or a subject has no prompts.
     """
     if not folder.is_dir():
         raise AttractorError(f"{folder}: no such folder. Give a folder with a folder of photos for each subject.")
     classes, prompts = _dreambooth(folder / _DREAMBOOTH)
     prompts = {"": _lines(folder / "prompts.txt")} if (folder / "prompts.txt").is_file() else prompts
-    cases = []
+    found = []
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         if not (path / "train").is_dir() and not any(f.suffix.lower() in SUFFIXES for f in path.iterdir()):
             continue
         given = _lines(path / "class.txt") if (path / "class.txt").is_file() else []
         word = given[0] if given else classes.get(path.name, path.name.replace("_", " "))
         own = _lines(path / "prompts.txt") if (path / "prompts.txt").is_file() else None
-        wanted = own or prompts.get("live" if word in ("cat", "dog") else "object") or prompts.get("") or []
+        kind = "live" if word in ("cat", "dog") else "object"
+        wanted = own or prompts.get(kind) or prompts.get("") or list(default_prompts)
         if not wanted:
             file = folder / "prompts.txt"
             raise AttractorError(f"{path.name}: no prompts. Write {file}, one a line, with {SUBJECT} in each.")
         missing = [p for p in wanted if SUBJECT not in p]
         if missing:
             raise AttractorError(f"{path.name}: the prompt {missing[0]!r} has no {SUBJECT} in it: write it there.")
-        cases.append(Case(path.name, *_parts(path, word, held_out, seed), tuple(wanted)))
-    if not cases:
+        found.append(Folder(path.name, path, word, tuple(wanted)))
+    if not found:
         raise AttractorError(f"{folder}: no folder in it holds photos. Give a folder with a folder for each subject.")
-    return cases
-
-
-def _parts(path: Path, word: str, held_out: float, seed: int) -> tuple[SubjectSet, SubjectSet]:
-    try:
-        if not (path / "train").is_dir():
-            split = split_set(read_folder(path, word), held_out, seed)
-            return split.train, split.held_out
-        train, test = read_folder(path / "train", word), read_folder(path / "test", word)
-        check_disjoint(train, test)
-    except AttractorError as error:
-        raise AttractorError(f"{path.name}: {error}") from error
-    return train, test
+    return found
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,0 +1,35 @@
+"""A catalogue of the demo world as a set on disk: `python -P -m attractor_pack.tools.studio.catalogue DIR`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...metrics.generations import to_picture
+from ...training.concept import write_beside
+from ..quality.cases import Case
+
+
+def write_catalogue(folder: Path, subjects: int, setting: str = "same_shoot") -> Path:
+    """Folders item-00, item-01, … with train/, test/, class.txt and prompts.txt: four that spell a background out, and
+    one that names none.
+    """
+    for number in range(subjects):
+        case = Case("develop", number, setting)
+        for part, photos in zip(("train", "test"), case.sets(), strict=True):
+            for i, photo in enumerate(photos.photos):
+                picture = to_picture(photo.pixels)
+                path = folder / f"item-{number:02d}" / part / f"{i:02d}.png"
+                write_beside(path, lambda file, picture=picture: picture.save(file, "PNG"))
+        prompts = [p.text for p in case.prompts if p.grade == "full"][:4] + ["a photo of a <subject>"]
+        for name, text in (("class.txt", case.word), ("prompts.txt", "\n".join(prompts))):
+            (folder / f"item-{number:02d}" / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--subjects", type=int, default=8)
+    chosen = parser.parse_args()
+    print(write_catalogue(chosen.folder, chosen.subjects))
