@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import socket
 import tempfile
 import time
@@ -304,4 +305,4 @@ def _other(what: str, wanted: str, own: str) -> str:
 
 
 def _here() -> str:
-    return socket.gethostname()
+    return f"{socket.gethostname()} ({os.getpid()})"

@@ -46,9 +46,13 @@ def test_a_million_runs_are_refused_before_they_are_counted_out():
 
 def test_a_plan_is_read_from_where_it_lies(tmp_path):
     path = tmp_path / "plan.yaml"
-    path.write_text(
-        "\ufeffsubjects: photos\nmethods: {own: {strength: 0.5}, plain: }\n"
-        "grid: {vectors: [1, 2], learning_rate: [1e-3]}\nsettings: {steps: 50, strength: 1}\nseeds: [3, 4]\npainting: {cfg: 7}\n", encoding="utf-8")  # fmt: skip
+    text = """subjects: photos
+methods: {own: {strength: 0.5}, plain: }
+grid: {vectors: [1, 2], learning_rate: [1e-3]}
+settings: {steps: 50, strength: 1}
+seeds: [3, 4]
+painting: {cfg: 7}"""
+    path.write_text("\ufeff" + text, encoding="utf-8")
     plan = read_plan(path)
     assert Path(plan.subjects) == tmp_path / "photos"
     assert len(plan.runs_of_a_subject()) == 2 * 2 * 2 and plan.painting.cfg == 7.0

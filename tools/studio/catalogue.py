@@ -10,9 +10,9 @@ from ...training.concept import write_beside
 from ..quality.cases import Case
 
 
-def write_catalogue(folder: Path, subjects: int, setting: str = "same_shoot") -> Path:
-    """Folders item-00, item-01, … with train/, test/, class.txt and prompts.txt: four that spell a background out, and
-    one that names none.
+def write_catalogue(folder: Path, subjects: int, setting: str = "same_shoot", prompts: int = 4) -> Path:
+    """Folders item-00, item-01, … with train/, test/, class.txt and prompts.txt: `prompts` that spell a background
+    out, and one that names none.
     """
     for number in range(subjects):
         case = Case("develop", number, setting)
@@ -21,8 +21,8 @@ def write_catalogue(folder: Path, subjects: int, setting: str = "same_shoot") ->
                 picture = to_picture(photo.pixels)
                 path = folder / f"item-{number:02d}" / part / f"{i:02d}.png"
                 write_beside(path, lambda file, picture=picture: picture.save(file, "PNG"))
-        prompts = [p.text for p in case.prompts if p.grade == "full"][:4] + ["a photo of a <subject>"]
-        for name, text in (("class.txt", case.word), ("prompts.txt", "\n".join(prompts))):
+        asked = [p.text for p in case.prompts if p.grade == "full"][:prompts] + ["a photo of a <subject>"]
+        for name, text in (("class.txt", case.word), ("prompts.txt", "\n".join(asked))):
             (folder / f"item-{number:02d}" / name).write_text(text, encoding="utf-8")
     return folder
 

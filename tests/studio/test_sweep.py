@@ -1,0 +1,198 @@
+"""Sweeps on real Ray processes: the same concepts on one process and on several machines, whatever dies on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from attractor_pack.attractor.errors import AttractorError
+from attractor_pack.studio import work
+from attractor_pack.studio.cluster import OverRay
+from attractor_pack.studio.plan import plan_from
+from attractor_pack.studio.store import Store
+from attractor_pack.studio.summary import summary
+from attractor_pack.studio.sweep import InProcess, Sweep
+from attractor_pack.tools.studio.catalogue import write_catalogue
+from attractor_pack.training.concept import load_concept
+
+PLAN = """
+subjects: catalogue
+methods: [attractor, plain]
+settings: {steps: 5, background_steps: 3, batch_size: 2, resolution: 64, vectors: 2, views: 2}
+seeds: [0, 1]
+painting: {seeds: 1, steps: 2, cfg: 3, size: 64}
+masking: {backend: none}
+image_encoder: demo-clip
+together: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """Two subjects, and a third with a photo that is cut short."""
+    folder = tmp_path_factory.mktemp("studio")
+    photo = write_catalogue(folder / "catalogue", 3, prompts=2) / "item-01" / "train" / "02.png"
+    photo.write_bytes(photo.read_bytes()[:200])
+    (folder / "plan.yaml").write_text(PLAN, encoding="utf-8")
+    return folder / "plan.yaml"
+
+
+@pytest.fixture(scope="module")
+def alone(plan, tmp_path_factory):
+    """The plan in one process."""
+    store = Store(str(tmp_path_factory.mktemp("alone")))
+    sweep = Sweep(plan_from(PLAN, "plan.yaml", plan.parent), store, InProcess())
+    sweep.run()
+    return sweep
+
+
+def concepts(store, keys, tmp_path):
+    found = {}
+    for key in keys:
+        path = tmp_path / f"{key[:12]}.safetensors"
+        path.write_bytes(store.file(store.record("runs", key), "concept.safetensors"))
+        found[key] = load_concept(path).sha256
+    return found
+
+
+def done(sweep):
+    return [run.key for run in sweep.runs if run.record]
+
+
+@pytest.mark.slow
+def test_a_poisoned_subject_fails_alone_with_its_reason(alone):
+    result = summary(alone)
+    assert result["counts"]["done"] == 8 and result["counts"]["failed"] == 4 and len(result["subjects"]) == 2
+    assert {row["subject"] for row in result["failed"]} == {"item-01"}
+    assert all("02.png: the image is damaged or cut short" in row["why"] for row in result["failed"])
+    names = [row["name"] for row in result["rows"]]
+    assert any("held-out" in name for name in names) and result["rows"][0]["differences"][0]["units"] == 2
+    run = next(run for run in alone.runs if run.record)
+    report = json.loads(alone.store.file(run.record, "report.json"))
+    assert report["split_certificate"] is None and len(report["held_out_photos"]) == 4
+    from PIL import Image
+
+    path = alone.store.file_path(run.record, "0000.png")
+    made = json.loads(Image.open(path).text["attractor"])
+    assert made["concept_sha256"] == report["concept_sha256"] and made["run_card"] == report["run_card"]
+
+
+class Killer:
+    """Kills a worker in the middle of a task, once."""
+
+    def __init__(self):
+        self.killed, self.ended = None, []
+
+    def changed(self, sweep, run, note):
+        if run is not None and run.state == "done":
+            self.ended.append(run.key)
+        if self.killed is None and self.ended:
+            busy = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]
+                    and p.info["cmdline"][0].startswith("ray::call")]  # fmt: skip
+            if busy:
+                self.killed = busy[0].pid
+                os.kill(self.killed, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_two_machines_give_the_same_bits_though_a_worker_is_killed(plan, alone, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        killer, store = Killer(), Store(str(tmp_path / "store"))
+        with OverRay(cluster.address) as ray:
+            assert ray.slots == 2
+            sweep = Sweep(alone.plan, store, ray, killer)
+            sweep.run()
+    finally:
+        cluster.shutdown()
+    assert killer.killed, "no worker was killed: the test shows nothing"
+    assert sorted(killer.ended) == sorted(done(alone)), "a run was lost, or counted twice"
+    workers = {store.record("runs", key)["worker"] for key in done(sweep)}
+    assert len(workers) >= 2
+    assert concepts(store, done(sweep), tmp_path) == concepts(alone.store, done(alone), tmp_path)
+    for key in done(sweep):
+        ours, theirs = (json.loads(s.file(s.record("runs", key), "report.json")) for s in (store, alone.store))
+        assert ours["scores"] == theirs["scores"]
+
+
+def start(plan, store):
+    return subprocess.Popen([sys.executable, "-P", "-m", "attractor_pack.cli.main", "sweep", str(plan), "--store",
+                             str(store), "--json", str(store) + f"{time.monotonic_ns()}.json"],
+                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def wait_for(store, count, process):
+    for _ in range(1200):
+        found = list((store / "runs").glob("*.json"))
+        if len(found) >= count:
+            return found
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    raise AssertionError("no result came in two minutes")
+
+
+def _waits_for_its_raylet(process):
+    """Ray's own two agents look for their parent now and then, and go within two minutes."""
+    try:
+        return "Agent" in process.name()
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_goes_on_and_two_at_once_share_a_store_though_one_is_killed(plan, alone, tmp_path):
+    store = tmp_path / "store"
+    first = start(plan, store)
+    wait_for(store, 1, first)
+    first.send_signal(signal.SIGINT)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == 1 and "of 12 runs are in" in said and "Traceback" not in said, said
+    kept = {p: p.stat().st_mtime_ns for p in (store / "runs").glob("*.json")}
+    second, third = start(plan, store), start(plan, store)
+    wait_for(store, len(kept) + 1, second)
+    family = psutil.Process(second.pid).children(recursive=True)
+    workers = [p for p in family if "ray::" in p.name() or "raylet" in p.name()]
+    second.kill()
+    second.wait()
+    kept |= {p: p.stat().st_mtime_ns for p in (store / "runs").glob("*.json")}
+    assert workers and len(kept) < 8, "the sweep was done before it was killed: the test shows nothing"
+    said = third.communicate(timeout=300)[1]
+    assert third.returncode == 1 and "4 of 12 runs failed, the first with: item-01: " in said, said
+    _, left = psutil.wait_procs([p for p in workers if not _waits_for_its_raylet(p)], timeout=20)
+    assert not left, f"outlived their driver: {left}"
+    assert all(p.stat().st_mtime_ns == then for p, then in kept.items()), "what was there was done again"
+    found = Store(str(store))
+    assert sorted(found.keys("runs")) == sorted(done(alone))
+    assert concepts(found, done(alone), tmp_path) == concepts(alone.store, done(alone), tmp_path)
+
+
+def test_a_cluster_that_does_not_answer_is_said_at_once():
+    began = time.monotonic()
+    for address, why in (("127.0.0.1:9", "no Ray cluster answers there"), ("nowhere", "write host:port")):
+        with pytest.raises(AttractorError, match=why):
+            OverRay(address)
+    assert time.monotonic() - began < 10
+
+
+def test_a_worker_with_another_pack_or_model_does_nothing(plan):
+    made = plan_from(PLAN, "plan.yaml", plan.parent)
+    stamps = work.stamps_of(made)
+    for what, wanted in (("the pack", "9.9.9"), ("the base model", "0" * 64)):
+        found = work.perform(made.as_dict(), stamps | {what: wanted}, [], [], [{"key": "k"}])
+        assert f"has another version of {what}" in found[0]["error"] and wanted[:12] in found[0]["error"]
+
+
+def test_a_set_without_subjects_and_a_store_that_is_a_file_are_refused(tmp_path):
+    (tmp_path / "catalogue").mkdir()
+    with pytest.raises(AttractorError, match="no folder in it holds photos"):
+        Sweep(plan_from(PLAN, "plan.yaml", tmp_path), Store(str(tmp_path / "store")), InProcess())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AttractorError, match="cannot be made a store"):
+        Store(str(tmp_path / "file"))
