@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -P -m attractor_pack
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-full bench-quality bench-representations bench-options bench-masks bench-speed bench-scoring lint checkpoints clean
+.PHONY: demo test test-fast test-full bench-quality bench-representations bench-options bench-masks bench-speed bench-scoring bench-studio lint checkpoints clean
 
 demo: $(STAMP)
 	$(RUN).tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WORD),--word "$(WORD)")
@@ -37,6 +37,9 @@ bench-scoring: $(STAMP)
 
 bench-speed: $(STAMP)
 	$(RUN).tools.speed --write $(ARGS)
+
+bench-studio: $(STAMP)
+	$(RUN).tools.studio --write $(ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -172,7 +172,7 @@ class Sweep:
         for i, folder in enumerate(self.folders):
             runs = self.runs[i * each : (i + 1) * each]
             try:
-                parcel = _parcel(folder, self.plan, self.stamps)
+                parcel = parcel_of(folder, self.plan, self.stamps)
             except OSError as error:
                 self._failed(runs, f"{folder.name}: {error.filename} cannot be read ({error.strerror}).")
                 yield folder.name
@@ -295,7 +295,7 @@ class Sweep:
             self._watcher.changed(self, run, note)
 
 
-def _parcel(folder: Folder, plan: Plan, stamps: dict[str, str]) -> Parcel:
+def parcel_of(folder: Folder, plan: Plan, stamps: dict[str, str]) -> Parcel:
     """A subject's photos and manifests, and the hash of all that its split, masks and base pictures follow from."""
     places = [folder.path / part for part in ("train", "test")] if (folder.path / "train").is_dir() else [folder.path]
     files = {}
