@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _score(_command(commands_of, "score", commands.score, "score the pictures in a folder that `sample` wrote"))
     _compare(commands_of.add_parser("compare", help="put scored runs side by side"))
     _sweep(commands_of.add_parser("sweep", help="run a plan of many trainings over Ray: docs/studio.md"))
+    _pilot(_command(commands_of, "pilot", studio.pilot, "try a few products, and say whether it pays: docs/studio.md"))
     _gate(commands_of.add_parser("gate", help="pass or block a scored concept by a policy: docs/studio.md"))
     _forget(commands_of.add_parser("forget", help="find, and delete, all that was made of photos"))
     _bench(_command(commands_of, "bench", bench, "run methods over a set of subjects, a folder each: docs/scoring.md"))
@@ -128,6 +129,20 @@ def _sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", default="", help="host:port of a Ray cluster, or auto; without it this machine")
     parser.add_argument("--concepts", metavar="DIR", default="", help="write each concept there too, under its name")
     _result(parser, studio.sweep)
+
+
+def _pilot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, help="folder for pilot.html, pilot.json and the store")
+    parser.add_argument("--plan", default="", help="a plan for model, settings, painting, masks; DIR are its subjects")
+    parser.add_argument("--products", type=int, default=8, help="so many, spread over the names; 0 for all")
+    parser.add_argument("--machine-hour", type=float, required=True, help="price of this machine, or of one GPU")
+    parser.add_argument("--shoot", type=float, required=True, help="price of one product's photo shoot, all in")
+    parser.add_argument("--photos-per-shoot", type=int, default=8, help="pictures that a shoot gives")
+    parser.add_argument("--review", type=float, default=0.0, help="price of a person looking at one picture")
+    parser.add_argument("--photos", type=float, default=0.0, help="price of the few photos of a product to learn from")
+    parser.add_argument("--setup", type=float, default=0.0, help="price of beginning with it, once")
+    parser.add_argument("--currency", default="EUR")
+    parser.add_argument("--address", default="", help="host:port of a Ray cluster, or auto; without it this machine")
 
 
 def _gate(parser: argparse.ArgumentParser) -> None:

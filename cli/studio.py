@@ -1,9 +1,10 @@
-"""The studio's commands: sweeps, the release gate and deletion."""
+"""The studio's commands: sweeps, pilots, the release gate and deletion."""
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from ..studio.forget import forget as forget_found
 from ..studio.forget import hashes_of, search
 from ..studio.gate import decide, write_decision
 from ..studio.measures import Evidence
+from ..studio.pilot import Prices
+from ..studio.pilot import pilot as judge_pilot
+from ..studio.pilot_page import headline, write_pilot
 from ..studio.plan import Plan, read_plan
 from ..studio.policy import load_policy
 from ..studio.store import Store
@@ -29,7 +33,7 @@ def sweep(chosen: Namespace) -> dict:
     """Run a plan over Ray; what the store has is not done again."""
     plan = read_plan(Path(chosen.plan))
     where = chosen.store or str(Path(chosen.plan).with_suffix(".store"))
-    found = _swept(plan, where, chosen.address)
+    found, _ = _swept(plan, where, chosen.address)
     result = summary(found)
     keep_summary(found.store, result)
     if chosen.concepts:
@@ -42,7 +46,22 @@ def sweep(chosen: Namespace) -> dict:
     return result
 
 
-def _swept(plan: Plan, where: str, address: str) -> Sweep:
+def pilot(chosen: Namespace) -> dict:
+    """A few products of a folder, trained, painted and judged, and what that costs beside photo shoots."""
+    prices = Prices(**{f.name: getattr(chosen, f.name) for f in fields(Prices)})
+    plan = read_plan(Path(chosen.plan), chosen.dir) if chosen.plan else Plan(chosen.dir)
+    first = next(iter(plan.methods))
+    plan = replace(plan, methods={first: plan.methods[first]}, grid={}, seeds=plan.seeds[:1], limit=chosen.products)
+    out = Path(chosen.out)
+    found, slots = _swept(plan, str(out / "store"), chosen.address)
+    judged = judge_pilot(found, prices, slots)
+    data, page = write_pilot(judged, found, out)
+    print(f"{headline(judged)}\npage: {page}", file=sys.stderr)
+    return judged.as_dict() | {"report": str(data), "page": str(page)}
+
+
+def _swept(plan: Plan, where: str, address: str) -> tuple[Sweep, int]:
+    """The sweep, and how many tasks ran at once."""
     store = Store(where)
     found = None
     try:
@@ -50,7 +69,7 @@ def _swept(plan: Plan, where: str, address: str) -> Sweep:
         with OverRay(address, plan.cpus, plan.gpus) as cluster, watcher() as watching:
             found = Sweep(plan, store, cluster, watching)
             found.run()
-            return found
+            return found, cluster.slots
     except (KeyboardInterrupt, AttractorError) as error:
         if found is None:
             raise

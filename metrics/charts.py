@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -46,6 +47,33 @@ def comparison_chart(comparison: Comparison) -> Image.Image:
 def comparison_chart_svg(comparison: Comparison) -> bytes:
     """The same as SVG."""
     return _svg(_comparison_figure(comparison))
+
+
+def break_even_svg(
+    products: Sequence[int], shoots: Sequence[float], ours: Sequence[Sequence[float] | None], even: int | None,
+    currency: str,
+) -> bytes:  # fmt: skip
+    """Cost over the number of products as SVG: of photo shoots, and ours with its low and high end where there are any.
+
+    ours: the expected cost, the low end and the high end, each over `products`, or None.
+    """
+    figure, axes = _figure(7.2, 3.6)
+    axes.plot(products, shoots, color=_BACKGROUND, linewidth=2, label="photo shoots")
+    expected, low, high = ours
+    if expected is not None:
+        axes.plot(products, expected, color=_SUBJECT, linewidth=2, label="this, with a person looking at each picture")
+    if low is not None:
+        top = high if high is not None else [max(shoots)] * len(products)
+        axes.fill_between(products, low, top, color=_SUBJECT, alpha=0.15, linewidth=0)
+    if even is not None and even <= products[-1]:
+        axes.axvline(even, color=_QUIET, linewidth=1, linestyle="--")
+        axes.annotate(f" pays from {even} product{'' if even == 1 else 's'} on", (even, max(shoots) * 0.92), fontsize=8)
+    axes.set_xlabel("products", fontsize=9)
+    axes.set_ylabel(currency, fontsize=9)
+    axes.set_xlim(0, products[-1])
+    axes.set_ylim(0, max(shoots) * 1.05)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return _svg(figure)
 
 
 def people_chart(people: People) -> Image.Image:

@@ -48,24 +48,26 @@ def write_comparison(comparison: Comparison, folder: Path, reports: Sequence[Rep
     data, page = folder / "comparison.json", folder / PAGES[1]
     sheets = [(name, _sheet(report.generations)) for name, report in zip(comparison.names, reports, strict=False)]
     verdicts = list(zip(comparison.names, comparison.grades, strict=True))
-    chart = _vector(comparison_chart_svg(comparison))
-    html = _template("comparison.html.j2").render(found=comparison, verdicts=verdicts, chart=chart, sheets=sheets)
+    chart = vector(comparison_chart_svg(comparison))
+    html = template("comparison.html.j2").render(found=comparison, verdicts=verdicts, chart=chart, sheets=sheets)
     write_beside(data, _writer(json.dumps(comparison.as_dict(), indent=2, sort_keys=True)))
     write_beside(page, _writer(html))
     return data, page
 
 
-def _template(name: str) -> Template:
+def template(name: str, folder: Path | None = None) -> Template:
+    """A page's template, of the folder or of this one, which holds the style that all pages share."""
     from jinja2 import Environment, FileSystemLoader
 
-    return Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(name)
+    own = Path(__file__).parent
+    return Environment(loader=FileSystemLoader([folder or own, own]), autoescape=True).get_template(name)
 
 
 def render(report: Report) -> str:
     """The page as HTML, pictures inside."""
     concept = report.generations.concept
     history = _history(concept.run_card) if concept else None
-    return _template("report.html.j2").render(
+    return template("report.html.j2").render(
         word=report.generations.class_word,
         verdict=report.verdict,
         scores=report.scores,
@@ -77,8 +79,8 @@ def render(report: Report) -> str:
         settings=(concept.run_card.get("settings") or {}) if concept else {},
         train=_photos(report.train),
         held_out=_photos(report.held_out),
-        curve=_vector(loss_curve_svg(history)) if history and (history.train or history.losses) else "",
-        chart=_vector(score_chart_svg(report)),
+        curve=vector(loss_curve_svg(history)) if history and (history.train or history.losses) else "",
+        chart=vector(score_chart_svg(report)),
         sheet=_sheet(report.generations),
         base_sheet=_sheet(report.base) if report.base else "",
         left_out=len(report.generations.items) - len(_shown(report.generations)),
@@ -111,8 +113,8 @@ def _photos(subject: SubjectSet) -> list[dict]:
     return [
         {
             "name": photo.name,
-            "picture": _thumbnail(photo.pixels),
-            "mask": _thumbnail(overlay(photo.pixels, photo.mask)) if photo.mask is not None else "",
+            "picture": thumbnail(photo.pixels),
+            "mask": thumbnail(overlay(photo.pixels, photo.mask)) if photo.mask is not None else "",
             "verdict": photo.verdict,
         }
         for photo in subject.photos
@@ -129,8 +131,8 @@ def _suspects(report: Report) -> list[dict]:
         {
             **rows[i],
             "pixels": i in pixels,
-            "picture": _thumbnail(report.generations.images[i]),
-            "photo": _thumbnail(by_hash[rows[i]["nearest_train_photo"]].pixels),
+            "picture": thumbnail(report.generations.images[i]),
+            "photo": thumbnail(by_hash[rows[i]["nearest_train_photo"]].pixels),
         }
         for i in order
     ]
@@ -149,7 +151,8 @@ def _history(card: dict) -> History:
     )  # fmt: skip
 
 
-def _thumbnail(image: Tensor, side: int = 224) -> str:
+def thumbnail(image: Tensor, side: int = 224) -> str:
+    """An image [3, H, W] in [0, 1] as an address that holds it, `side` pixels at most."""
     height, width = image.shape[-2:]
     scale = side / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -164,7 +167,8 @@ def _image(picture) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _vector(svg: bytes) -> str:
+def vector(svg: bytes) -> str:
+    """A chart as an address that holds it."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 

@@ -78,8 +78,9 @@ class Plan:
     subjects: a folder of folders, see sets.py. model: as `attractor train --model`. methods: name to settings over
     `settings`, which are over the defaults of TrainSettings. grid: setting to the values that are tried, all with all.
     seeds: of the training. held_out, split_seed: of the split where a subject has none. prompts: where the set has
-    none. models: folder with encoders and models for masks. together: runs in one task and one batch. cpus, gpus: of
-    one task; gpus may be a fraction, and None takes a whole one where there is any.
+    none. models: folder with encoders and models for masks. limit: at most so many subjects, spread evenly over the
+    names; 0 for all. together: runs in one task and one batch. cpus, gpus: of one task; gpus may be a fraction, and
+    None takes a whole one where there is any.
     """
 
     subjects: str
@@ -96,6 +97,7 @@ class Plan:
     image_encoder: str = "efficientnet-lite0"
     text_encoder: str = ""
     models: str = ""
+    limit: int = 0
     together: int = 4
     cpus: int = 1
     gpus: float | None = None
@@ -104,6 +106,7 @@ class Plan:
         """Raise AttractorError, naming the key, for a value that cannot be."""
         for name, value, low, high in (
             ("together", self.together, 1, 256), ("cpus", self.cpus, 1, 1024), ("gpus", self.gpus or 0, 0, 8),
+            ("limit", self.limit, 0, MOST_RUNS),
         ):  # fmt: skip
             if not low <= value <= high:
                 raise AttractorError(f"{name} is {value:g}: it lies between {low} and {high}.")
@@ -170,30 +173,34 @@ class Plan:
             part, kinds = _known(_dict(given, name), kind, f"{name}: "), get_type_hints(kind)
             given[name] = kind(**{n: _as(v, kinds[n], f"{name}: {n}") for n, v in part.items()})
         plain = {"subjects": str, "model": str, "image_encoder": str, "text_encoder": str, "models": str,
-                 "held_out": float, "split_seed": int, "together": int, "cpus": int}  # fmt: skip
+                 "held_out": float, "split_seed": int, "limit": int, "together": int, "cpus": int}  # fmt: skip
         given |= {name: _as(given[name], kind, name) for name, kind in plain.items() if name in given}
         if given.get("gpus") is not None:
             given["gpus"] = _as(given["gpus"], float, "gpus")
         return cls(**given)
 
 
-def read_plan(path: Path) -> Plan:
-    """A plan from a YAML file. Raises AttractorError, naming the file, when there is something wrong with it."""
+def read_plan(path: Path, subjects: str = "") -> Plan:
+    """A plan from a YAML file. subjects: in the place of the file's own.
+
+    Raises AttractorError, naming the file, when there is something wrong with it.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AttractorError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
-    return plan_from(text, str(path), path.resolve().parent)
+    return plan_from(text, str(path), path.resolve().parent, subjects)
 
 
-def plan_from(text: str, where: str, beside: Path) -> Plan:
-    """A plan from YAML. where: names it in messages; beside: where its relative paths start."""
+def plan_from(text: str, where: str, beside: Path, subjects: str = "") -> Plan:
+    """A plan from YAML. where: what messages call it. beside: where relative paths start. subjects: see read_plan."""
     try:
         import yaml
     except ImportError as error:
         raise AttractorError("Sweeps need PyYAML: run 'pip install attractor-pack[studio]'.") from error
     try:
-        return Plan.of(yaml.safe_load(text), beside)
+        data = yaml.safe_load(text)
+        return Plan.of({**data, "subjects": str(Path(subjects).resolve())} if subjects and data else data, beside)
     except yaml.YAMLError as error:
         raise AttractorError(f"{where}: not YAML ({' '.join(str(error).split())}).") from error
     except AttractorError as error:

@@ -123,7 +123,7 @@ class Sweep:
 
     def __init__(self, plan: Plan, store: Store, executor: Executor, watcher: Watcher | None = None):
         self.plan, self.store, self._executor, self._watcher = plan, store, executor, watcher
-        self.folders = find_subjects(Path(plan.subjects), plan.prompts)
+        self.folders = _some(find_subjects(Path(plan.subjects), plan.prompts), plan.limit)
         each = plan.runs_of_a_subject()
         if len(each) * len(self.folders) > MOST_RUNS:
             raise AttractorError(
@@ -293,6 +293,12 @@ class Sweep:
     def _say(self, run: Run | None, note: str) -> None:
         if self._watcher is not None:
             self._watcher.changed(self, run, note)
+
+
+def _some(folders: list[Folder], limit: int) -> list[Folder]:
+    if not limit or limit >= len(folders):
+        return folders
+    return [folders[i * len(folders) // limit] for i in range(limit)]
 
 
 def parcel_of(folder: Folder, plan: Plan, stamps: dict[str, str]) -> Parcel:

@@ -129,8 +129,8 @@ one batch.
 
 The first bottleneck is the driver, from {f["paper.bottleneck"]:.0f} workers of that speed on: with twice as many the
 simulation keeps {f["simulated.twice.gpus_busy"]:.0%} of them busy. Workers that are ten times as fast meet it at a
-tenth of that number. The summary at the end takes {f["driver.summary_seconds_per_run"] * 1000:.0f} ms a run, once. Not in
-it: what Ray itself takes for a task and for moving photos over a network."""
+tenth of that number. The summary at the end takes {f["driver.summary_seconds_per_run"] * 1000:.0f} ms a run, once.
+Not in it: what Ray itself takes for a task and for moving photos over a network."""
 
 
 if __name__ == "__main__":
