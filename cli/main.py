@@ -127,6 +127,8 @@ def _sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN.yaml", help="subjects, methods, settings, seeds: docs/studio.md")
     parser.add_argument("--store", default="", help="folder or fsspec address of the results; without it PLAN.store")
     parser.add_argument("--address", default="", help="host:port of a Ray cluster, or auto; without it this machine")
+    parser.add_argument("--hosts", default="", help="in the place of Ray: addresses of ComfyUI hosts with this pack, "
+                        "such as http://10.0.0.5:8188,http://10.0.0.6:8188")  # fmt: skip
     parser.add_argument("--concepts", metavar="DIR", default="", help="write each concept there too, under its name")
     _result(parser, studio.sweep)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..studio.cluster import OverRay
 from ..studio.forget import forget as forget_found
 from ..studio.forget import hashes_of, search
 from ..studio.gate import decide, write_decision
+from ..studio.hosts import OverHosts
 from ..studio.measures import Evidence
 from ..studio.pilot import Prices
 from ..studio.pilot import pilot as judge_pilot
@@ -33,7 +35,10 @@ def sweep(chosen: Namespace) -> dict:
     """Run a plan over Ray; what the store has is not done again."""
     plan = read_plan(Path(chosen.plan))
     where = chosen.store or str(Path(chosen.plan).with_suffix(".store"))
-    found, _ = _swept(plan, where, chosen.address)
+    hosts = [one.strip() for one in chosen.hosts.split(",") if one.strip()]
+    if hosts and chosen.address:
+        raise AttractorError("--hosts and --address: choose one of the two.")
+    found, _ = _swept(plan, where, chosen.address, hosts)
     result = summary(found)
     keep_summary(found.store, result)
     if chosen.concepts:
@@ -60,16 +65,18 @@ def pilot(chosen: Namespace) -> dict:
     return judged.as_dict() | {"report": str(data), "page": str(page)}
 
 
-def _swept(plan: Plan, where: str, address: str) -> tuple[Sweep, int]:
+def _swept(plan: Plan, where: str, address: str, hosts: Sequence[str] = ()) -> tuple[Sweep, int]:
     """The sweep, and how many tasks ran at once."""
     store = Store(where)
     found = None
     try:
-        Sweep(plan, store, InProcess())  # what is wrong with the plan is said before anything is started
-        with OverRay(address, plan.cpus, plan.gpus) as cluster, watcher() as watching:
-            found = Sweep(plan, store, cluster, watching)
-            found.run()
-            return found, cluster.slots
+        if not hosts:
+            Sweep(plan, store, InProcess())  # what is wrong with the plan is said before anything is started
+        with (OverHosts(hosts, plan) if hosts else OverRay(address, plan.cpus, plan.gpus)) as workers:
+            with watcher() as watching:
+                found = Sweep(plan, store, workers, watching)
+                found.run()
+                return found, workers.slots
     except (KeyboardInterrupt, AttractorError) as error:
         if found is None:
             raise

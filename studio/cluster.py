@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..attractor.errors import AttractorError
+from .plan import Plan
 from .sweep import Lost
+from .work import stamps_of
 
 _RETRIES = 3  # of a task whose worker died
 _PATIENCE = 1.0  # seconds between two looks, so that a table goes on and Ctrl-C is heard
@@ -61,6 +63,10 @@ class OverRay:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def stamps(self, plan: Plan) -> dict[str, str]:
+        """Of the files on this machine; each worker compares its own."""
+        return stamps_of(plan)
 
     def share(self, data: Any) -> Any:
         """Into Ray's object store, once for all that read it."""

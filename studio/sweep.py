@@ -27,10 +27,13 @@ _KEY_FORMAT = 1  # counted up when what a result follows from is counted in anot
 
 
 class Executor(Protocol):
-    """Who does the work. slots: how many tasks at once. lost: what `next` gives for a task that nobody could finish."""
+    """Who does the work. slots: how many tasks at once. stamps: what results depend on beside the plan. next: a task's
+    handle and result, which is Lost where nobody could finish it, or None when there is none yet.
+    """
 
     slots: int
 
+    def stamps(self, plan: Plan) -> dict[str, str]: ...
     def share(self, data: Any) -> Any: ...
     def submit(self, name: str, *arguments: Any) -> Any: ...
     def next(self) -> tuple[Any, Any] | None: ...
@@ -52,6 +55,10 @@ class InProcess:
     def __init__(self) -> None:
         self._waiting: deque[tuple[int, str, tuple]] = deque()
         self._count = 0
+
+    def stamps(self, plan: Plan) -> dict[str, str]:
+        """Of the files on this machine."""
+        return stamps_of(plan)
 
     def share(self, data: Any) -> Any:
         """As it is."""
@@ -131,7 +138,7 @@ class Sweep:
                 "several plans of it, with the same store."
             )
         self.runs = [Run(folder.name, *one) for folder in self.folders for one in each]
-        self.stamps = stamps_of(plan)
+        self.stamps = executor.stamps(plan)
         self.started = datetime.now(timezone.utc)
         self.counts = Counter({"waiting": len(self.runs)})
         self._data = executor.share(plan.as_dict())

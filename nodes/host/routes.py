@@ -19,7 +19,8 @@ from server import PromptServer
 from ...attractor.errors import AttractorError
 from ...metrics.page import PAGES
 from ...metrics.study import NotThere, Study, VotesError, open_study
-from ...training.concept import check_name
+from ...training.concept import check_name, load_concept
+from ...training.run_card import VERSION
 from . import folders, panels
 
 STUDY = "/attractor/study/"
@@ -41,6 +42,8 @@ def register() -> None:
     routes.get(STUDY + "{id}/picture/{token}")(_picture)
     routes.get("/attractor/report/{name}/{file}")(_report)
     routes.get("/attractor/running")(_running)
+    routes.get("/attractor/version")(_version)
+    routes.get("/attractor/concept/{name}")(_concept)
     routes.post("/attractor/page")(_page_said)
 
 
@@ -83,6 +86,25 @@ async def _report(request: web.Request) -> web.Response:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
     return web.Response(text=page, content_type="text/html", headers=headers)
+
+
+async def _version(_: web.Request) -> web.Response:
+    """By which a sweep from another machine sees that it speaks to the same pack."""
+    return web.json_response({"version": VERSION})
+
+
+async def _concept(request: web.Request) -> web.Response:
+    """A concept file of the embeddings folder, for the sweep that had it made."""
+    name = request.match_info["name"]
+
+    def read() -> bytes:
+        path = folders.embeddings_folder() / f"{check_name(name)}.safetensors"
+        if not path.is_file():
+            raise NotThere(f"{name}: no such concept in the embeddings folder.")
+        load_concept(path)  # nothing but a concept is given out
+        return path.read_bytes()
+
+    return web.Response(body=await _answer(read, _plain), content_type="application/octet-stream")
 
 
 async def _running(request: web.Request) -> web.Response:

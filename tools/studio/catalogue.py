@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...attractor.errors import AttractorError
 from ...metrics.generations import to_picture
+from ...metrics.splits import check_disjoint
 from ...training.concept import write_beside
 from ..quality.cases import Case
 
@@ -14,17 +16,33 @@ def write_catalogue(folder: Path, subjects: int, setting: str = "same_shoot", pr
     """Folders item-00, item-01, … with train/, test/, class.txt and prompts.txt: `prompts` that spell a background
     out, and one that names none.
     """
-    for number in range(subjects):
+    number = done = 0
+    while done < subjects:
         case = Case("develop", number, setting)
-        for part, photos in zip(("train", "test"), case.sets(), strict=True):
-            for i, photo in enumerate(photos.photos):
-                picture = to_picture(photo.pixels)
-                path = folder / f"item-{number:02d}" / part / f"{i:02d}.png"
-                write_beside(path, lambda file, picture=picture: picture.save(file, "PNG"))
-        asked = [p.text for p in case.prompts if p.grade == "full"][:prompts] + ["a photo of a <subject>"]
-        for name, text in (("class.txt", case.word), ("prompts.txt", "\n".join(asked))):
-            (folder / f"item-{number:02d}" / name).write_text(text, encoding="utf-8")
+        number += 1
+        if _is_disjoint(case):
+            _write(case, folder / f"item-{done:02d}", prompts)
+            done += 1
     return folder
+
+
+def _is_disjoint(case: Case) -> bool:
+    """Renders of 64 pixels are now and then so alike that a split would refuse them."""
+    try:
+        check_disjoint(*case.sets())
+    except AttractorError:
+        return False
+    return True
+
+
+def _write(case: Case, folder: Path, prompts: int) -> None:
+    for part, photos in zip(("train", "test"), case.sets(), strict=True):
+        for i, photo in enumerate(photos.photos):
+            picture = to_picture(photo.pixels)
+            write_beside(folder / part / f"{i:02d}.png", lambda file, picture=picture: picture.save(file, "PNG"))
+    asked = [p.text for p in case.prompts if p.grade == "full"][:prompts] + ["a photo of a <subject>"]
+    for name, text in (("class.txt", case.word), ("prompts.txt", "\n".join(asked))):
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

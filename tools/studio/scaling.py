@@ -21,7 +21,7 @@ from ...studio.plan import Plan
 from ...studio.store import Store
 from ...studio.summary import summary
 from ...studio.sweep import Sweep
-from ...studio.work import PREPARED
+from ...studio.work import PREPARED, stamps_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Replay:
         self._prepared, self._run = prepared, run
         self._waiting: deque[tuple[int, Any]] = deque()
         self._count = 0
+
+    def stamps(self, plan: Plan) -> dict[str, str]:
+        """Of the files on this machine."""
+        return stamps_of(plan)
 
     def share(self, data: Any) -> Any:
         """As it is."""

@@ -1,0 +1,306 @@
+"""ComfyUI on several machines as a sweep's executor: each run is a graph that is queued by a host's own API.
+
+Photos are uploaded into the host's input folder, below attractor-sweep/, and stay there until someone deletes them;
+reports and concepts stay in its output and embeddings folders.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import queue
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..attractor.errors import AttractorError
+from ..metrics.generations import Generated, Generations, from_picture
+from ..training.concept import load_concept, write_beside
+from ..training.run_card import VERSION
+from .plan import Plan
+from .sweep import Lost
+from .work import PREPARED
+
+_TRIES = 3
+_POLL = 0.5  # seconds
+_PATIENCE = 120.0  # seconds that a host may be silent
+_FOLDER = "attractor-sweep"
+
+
+class OverHosts:
+    """Tasks as graphs on ComfyUI hosts, one at a time each; what a host does not finish goes to another.
+
+    addresses: http://machine:8188 each. Raises AttractorError when one does not answer or lacks the pack or the model.
+    A context manager.
+    """
+
+    def __init__(self, addresses: Sequence[str], plan: Plan):
+        if not addresses:
+            raise AttractorError("--hosts: give addresses such as http://10.0.0.5:8188, with commas between.")
+        self._hosts = [_Host(address) for address in dict.fromkeys(addresses)]
+        for host in self._hosts:
+            host.check(plan)
+        self.slots = len(self._hosts)
+        self._tasks: queue.Queue[tuple[int, str, tuple, int]] = queue.Queue()
+        self._results: queue.Queue[tuple[int, Any]] = queue.Queue()
+        self._stop = threading.Event()
+        self._count = 0
+        self._threads = [threading.Thread(target=self._serve, args=(h,), daemon=True) for h in self._hosts]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> OverHosts:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.cancel()
+
+    def stamps(self, plan: Plan) -> dict[str, str]:
+        """The host's samplers paint other pixels than diffusers': results are kept apart."""
+        return {"the pack": VERSION, "the back end": "ComfyUI", "the base model": Path(plan.model).name}
+
+    def share(self, data: Any) -> Any:
+        """As it is."""
+        return data
+
+    def submit(self, name: str, *arguments: Any) -> int:
+        """For whichever host is free first."""
+        self._count += 1
+        self._tasks.put((self._count, name, arguments, 1))
+        return self._count
+
+    def next(self) -> tuple[int, Any] | None:
+        """The next that is done; None when there is none within a second."""
+        try:
+            return self._results.get(timeout=1.0)
+        except queue.Empty:
+            return None
+
+    def cancel(self) -> None:
+        """Take back what waits, and interrupt what is ours."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def _serve(self, host: _Host) -> None:
+        while not self._stop.is_set():
+            try:
+                task = self._tasks.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            handle, name, arguments, tries = task
+            try:
+                self._results.put((handle, self._do(host, name, arguments)))
+            except _Gone as error:
+                if self._stop.is_set():
+                    return
+                if tries < _TRIES:
+                    self._tasks.put((handle, name, arguments, tries + 1))
+                else:
+                    self._results.put((handle, Lost(f"{error} (tried {_TRIES} times)")))
+                time.sleep(5)
+
+    def _do(self, host: _Host, name: str, arguments: tuple) -> Any:
+        plan, parcel = Plan.of(arguments[0]), arguments[2]
+        if name == "prepare":  # split, masks and base pictures are part of each graph, and the host's cache keeps them
+            return {"files": {PREPARED: b""}, "info": {"photos": []}, "seconds": 0.0, "worker": host.address}
+        found = []
+        for run in arguments[4]:
+            try:
+                found.append({"key": run["key"], **host.run(plan, parcel[run["subject"]], run, self._stop)})
+            except AttractorError as error:
+                found.append({"key": run["key"], "error": str(error), "worker": host.address})
+        return found
+
+
+class _Gone(Exception):
+    """A host that does not answer any more."""
+
+
+class _Host:
+    """One ComfyUI, by its API."""
+
+    def __init__(self, address: str):
+        self.address = address.strip().rstrip("/")
+        if urllib.parse.urlsplit(self.address).scheme not in ("http", "https"):
+            raise AttractorError(f"--hosts: {address!r} is no address such as http://10.0.0.5:8188.")
+        self._uploaded: set[str] = set()
+
+    def check(self, plan: Plan) -> None:
+        """Raise AttractorError unless it can run the plan."""
+        try:
+            known = self._json("/object_info/Attractor_Train")
+            version = self._json("/attractor/version").get("version") if known else None
+            models = self._json("/object_info/CheckpointLoaderSimple")
+        except _Gone as error:
+            raise AttractorError(f"--hosts: {error}") from error
+        if not known:
+            raise AttractorError(f"{self.address}: this ComfyUI does not have the Attractor pack. Install it there.")
+        if version != VERSION:
+            raise AttractorError(f"{self.address}: has version {version} of the pack, and this is {VERSION}: bring "
+                                 "both to the same.")  # fmt: skip
+        names = models["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0]
+        if plan.model != "demo" and Path(plan.model).name not in names:
+            there = ", ".join(names[:8]) or "none"
+            raise AttractorError(f"{self.address}: has no checkpoint {Path(plan.model).name}; there are {there}.")
+
+    def run(self, plan: Plan, parcel: Mapping[str, Any], run: Mapping[str, Any], stop: threading.Event) -> dict:
+        """Queue a run's graph and fetch what it made."""
+        began = time.perf_counter()
+        self._upload(parcel)
+        name = f"sweep-{run['key'][:16]}"
+        outputs = self._queue(graph(plan, parcel, run, name), stop)
+        files = {file: self._view(file, f"attractor/{name}") for file in ("report.json", "report.csv", "report.html")}
+        files["concept.safetensors"] = self._bytes(f"/attractor/concept/{name}")
+        pictures = [self._view(i["filename"], i["subfolder"]) for i in outputs["pictures"]["images"]]
+        files |= _with_text(pictures, files)
+        seconds = time.perf_counter() - began
+        parts = {"train": seconds, "paint": 0.0, "score": 0.0}
+        return {"files": files, "seconds": seconds, "parts": parts, "worker": self.address}
+
+    def _upload(self, parcel: Mapping[str, Any]) -> None:
+        if parcel["key"] in self._uploaded:
+            return
+        for path, data in parcel["files"].items():
+            where = PurePosixPath(_FOLDER, parcel["key"][:16], path)
+            self._post_file("/upload/image", where.name, str(where.parent), data)
+        self._uploaded.add(parcel["key"])
+
+    def _queue(self, made: dict, stop: threading.Event) -> dict:
+        try:
+            number = self._json("/prompt", {"prompt": made, "client_id": f"attractor-{uuid.uuid4().hex}"})["prompt_id"]
+        except urllib.error.HTTPError as error:
+            raise AttractorError(f"{self.address} refuses the graph: {_said(error)}") from error
+        while True:
+            if stop.is_set():
+                self._take_back(number)
+                raise _Gone("stopped")
+            found = self._json(f"/history/{number}").get(number)
+            if found is not None:
+                break
+            stop.wait(_POLL)
+        if found["status"]["status_str"] != "success":
+            errors = [data for kind, data in found["status"]["messages"] if kind == "execution_error"]
+            why = errors[0].get("exception_message", "").strip() if errors else "it was interrupted there"
+            raise AttractorError(f"{why} ({self.address})")
+        return found["outputs"]
+
+    def _take_back(self, number: str) -> None:
+        """Out of the queue; interrupted only where it is this one that runs."""
+        try:
+            running = [item[1] for item in self._json("/queue")["queue_running"]]
+            self._json("/queue", {"delete": [number]})
+            if number in running:
+                self._json("/interrupt", {"prompt_id": number})
+        except (_Gone, KeyError, IndexError):
+            pass
+
+    def _view(self, name: str, folder: str) -> bytes:
+        query = urllib.parse.urlencode({"filename": name, "subfolder": folder, "type": "output"})
+        return self._bytes(f"/view?{query}")
+
+    def _json(self, path: str, data: dict | None = None) -> dict:
+        answer = self._bytes(path, None if data is None else json.dumps(data).encode(), "application/json")
+        return json.loads(answer) if answer.strip() else {}
+
+    def _post_file(self, path: str, name: str, folder: str, data: bytes) -> None:
+        mark = uuid.uuid4().hex
+        parts = [f'--{mark}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
+                 for key, value in (("subfolder", folder), ("type", "input"), ("overwrite", "true"))]  # fmt: skip
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'.encode()
+        body = b"".join([*parts, head, data, f"\r\n--{mark}--\r\n".encode()])
+        self._bytes(path, body, f"multipart/form-data; boundary={mark}")
+
+    def _bytes(self, path: str, data: bytes | None = None, kind: str = "") -> bytes:
+        """The answer's body. Raises _Gone when there is none for a while, HTTPError when the host says no."""
+        request = urllib.request.Request(self.address + path, data)  # noqa: S310 - the scheme was checked
+        if kind:
+            request.add_header("Content-Type", kind)
+        ends = time.monotonic() + (_PATIENCE if data is None and path.startswith("/history") else 0)
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                    return answer.read()
+            except urllib.error.HTTPError:
+                raise
+            except (OSError, urllib.error.URLError) as error:
+                if time.monotonic() > ends:
+                    why = getattr(error, "reason", error)
+                    raise _Gone(f"{self.address}: no ComfyUI answers there ({why}).") from error
+                time.sleep(2)
+
+
+def graph(plan: Plan, parcel: Mapping[str, Any], run: Mapping[str, Any], name: str) -> dict:
+    """A run as a graph in API format. name: of its report, pictures and concept on the host."""
+    def node(kind: str, **inputs: Any) -> dict:
+        return {"class_type": kind, "inputs": inputs}
+
+    files, how = parcel["files"], plan.painting
+    folder, split = f"{_FOLDER}/{parcel['key'][:16]}", any(path.startswith("train/") for path in files)
+    loader = node("Attractor_LoadDemo") if plan.model == "demo" else node(
+        "CheckpointLoaderSimple", ckpt_name=Path(plan.model).name)  # fmt: skip
+    model = {"model": ["model", 0], "clip": ["model", 1], "vae": ["model", 2]}
+    settings = dict(run["settings"])
+    grid = {"prompts": "\n".join(parcel["prompts"]), "negative": how.negative, "first_seed": how.first_seed,
+            "seeds": how.seeds, "steps": how.steps, "cfg": how.cfg, "sampler_name": "euler", "scheduler": "normal",
+            "width": how.size, "height": how.size, "batch_size": 4}  # fmt: skip
+    masking = plan.masking
+    made = {
+        "model": loader,
+        "photos": node("Attractor_LoadSubject", folder=f"{folder}/train" if split else folder,
+                       class_word=parcel["word"]),
+        "mask": node("Attractor_Mask", subject=["photos", 0], back_end=masking.backend, grow=masking.grow,
+                     feather=masking.feather, fill_holes=True, saliency_model=masking.saliency_model,
+                     unit=masking.unit, edges=masking.edges, **model),
+        "train": node("Attractor_Train", **model, train_set=["mask", 0] if split else ["split", 0],
+                      training_seed=settings.pop("seed"), preview_every=0, preview_prompt=parcel["prompts"][0],
+                      **settings),
+        "grid": node("Attractor_SampleGrid", **model, concept=["train", 0], class_word="", **grid),
+        "base": node("Attractor_SampleGrid", **model, class_word=parcel["word"], **grid),
+        "save": node("Attractor_SaveConcept", concept=["train", 0], name=name, when_exists="overwrite"),
+        "pictures": node("SaveImage", images=["grid", 0], filename_prefix=f"attractor/{name}/picture"),
+        "score": node("Attractor_Score", generations=["grid", 2], base_generations=["base", 2],
+                      train_set=["mask", 0] if split else ["split", 0],
+                      held_out_set=["unseen", 0] if split else ["split", 1], image_encoder=plan.image_encoder,
+                      text_encoder=plan.text_encoder or "none", report_name=name),
+    }  # fmt: skip
+    if split:
+        made["unseen"] = node("Attractor_LoadSubject", folder=f"{folder}/test", class_word=parcel["word"])
+    else:
+        made["split"] = node("Attractor_Split", subject=["mask", 0], held_out=plan.held_out,
+                             split_seed=plan.split_seed)  # fmt: skip
+    return made
+
+
+def _with_text(pictures: Sequence[bytes], files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The pictures under the sweep's names, with how they were made in their text, as workers write them."""
+    report = json.loads(files["report.json"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "concept.safetensors"
+        write_beside(path, lambda file: file.write_bytes(files["concept.safetensors"]))
+        concept = load_concept(path)
+    images = torch.stack([from_picture(Image.open(io.BytesIO(data))) for data in pictures])
+    items = tuple(Generated(**item) for item in report["pictures"])
+    made = Generations(images, items, report["class_word"], concept)
+    return {f"{i:04d}.png": made.png(i) for i in range(len(items))}
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """What a host says of a graph that it refuses: the first message that names something."""
+    try:
+        data = json.loads(error.read())
+        nodes = [e for one in data.get("node_errors", {}).values() for e in one.get("errors", [])]
+        found = [f"{e.get('message', '')} {e.get('details', '')}".strip() for e in nodes]
+        return found[0] if found else data["error"]["message"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return str(error)
