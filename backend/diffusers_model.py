@@ -294,6 +294,8 @@ def load(name: str) -> DiffusersModel:
     path = Path(name)
     if not path.exists():
         raise AttractorError(f"{name}: no such model. Give 'demo', a diffusers folder or a .safetensors checkpoint.")
+    if path.is_file() and path.suffix.lower() != ".safetensors":
+        raise AttractorError(f"{name}: only .safetensors checkpoints are loaded; others can run code when opened.")
     try:
         if path.is_dir():
             loaded = diffusers.DiffusionPipeline.from_pretrained(path, local_files_only=True, use_safetensors=True)

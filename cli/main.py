@@ -16,6 +16,7 @@ from ..attractor.errors import AttractorError
 from ..attractor.masks import UNITS
 from ..attractor.photo_masks import BACK_ENDS
 from ..attractor.saliency import KINDS
+from ..studio.credentials import ALGORITHMS
 from ..studio.policy import NAMES
 from ..training.settings import CHOICES, TrainSettings
 from . import commands, studio
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _sweep(commands_of.add_parser("sweep", help="run a plan of many trainings over Ray: docs/studio.md"))
     _pilot(_command(commands_of, "pilot", studio.pilot, "try a few products, and say whether it pays: docs/studio.md"))
     _gate(commands_of.add_parser("gate", help="pass or block a scored concept by a policy: docs/studio.md"))
+    _sign(commands_of.add_parser("sign", help="signed content credentials (C2PA) into pictures"))
     _forget(commands_of.add_parser("forget", help="find, and delete, all that was made of photos"))
     _bench(_command(commands_of, "bench", bench, "run methods over a set of subjects, a folder each: docs/scoring.md"))
     return parser
@@ -156,6 +158,16 @@ def _gate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-name", default="", help="what this run is called in that study")
     parser.add_argument("--out", help="file for the decision record; without it decision.json beside the report")
     _result(parser, studio.gate)
+
+
+def _sign(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="PNG, JPEG or WebP files, signed in their place")
+    parser.add_argument("--key", required=True, help="private key, a PEM file")
+    parser.add_argument("--certificate", required=True, help="its certificate and those above it, a PEM file")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default=ALGORITHMS[0], help="the key's")
+    parser.add_argument("--timestamp", default="", help="address of a time-stamping authority")
+    parser.add_argument("--concept", help="that painted them, where they do not say so themselves")
+    _result(parser, studio.sign)
 
 
 def _forget(parser: argparse.ArgumentParser) -> None:

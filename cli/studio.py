@@ -1,4 +1,4 @@
-"""The studio's commands: sweeps, pilots, the release gate and deletion."""
+"""The studio's commands: sweeps, pilots, the release gate, signatures and deletion."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..attractor.errors import AttractorError
 from ..metrics.report import read_report
 from ..metrics.study import open_study
 from ..studio.cluster import OverRay
+from ..studio.credentials import Signer
 from ..studio.forget import forget as forget_found
 from ..studio.forget import hashes_of, search
 from ..studio.gate import decide, write_decision
@@ -26,6 +27,7 @@ from ..studio.policy import load_policy
 from ..studio.store import Store
 from ..studio.summary import keep_summary, save_concepts, summary, table
 from ..studio.sweep import InProcess, Sweep
+from ..training.concept import load_concept
 from ..training.photos import read_folder
 from ..training.rights import strictest
 from .live import watcher
@@ -107,6 +109,13 @@ def gate(chosen: Namespace) -> dict:
     if not decision.passed:
         raise AttractorError(f"blocked by {', '.join(rule.measure for rule, _ in decision.broken)}")
     return decision.as_dict()
+
+
+def sign(chosen: Namespace) -> dict:
+    """Signed content credentials into pictures."""
+    concept = load_concept(Path(chosen.concept)) if chosen.concept else None
+    signer = Signer(Path(chosen.key), Path(chosen.certificate), chosen.algorithm, chosen.timestamp)
+    return {"signed": [{"file": path, **signer.sign(Path(path), concept)} for path in chosen.pictures]}
 
 
 def forget(chosen: Namespace) -> dict:

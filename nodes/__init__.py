@@ -21,8 +21,9 @@ class AttractorExtension(ComfyExtension):
         from .score import Score
         from .study import Study
         from .subject import LoadSubject, Split
+        from .sweep import Sweep
         from .train import Train
 
         register()
         return [LoadSubject, Split, Mask, Propose, Train, SaveConcept, LoadConcept, Prompt, SampleGrid, Score, Compare,
-                Study, ReleaseGate, LoadDemo]  # fmt: skip
+                Study, Sweep, ReleaseGate, LoadDemo]  # fmt: skip

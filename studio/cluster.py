@@ -106,19 +106,19 @@ class OverRay:
 def _caller(folder: str) -> Callable[[str, list], Any]:
     """A function that Ray sends whole, so that a worker needs nothing of the pack before it has found it.
 
-    folder: of the pack, for workers on this machine where it is not installed, as in a host's custom_nodes.
+    folder: of the pack on this machine, where it need not be installed, as in a host's custom_nodes; machines that do
+    not have that folder have the pack installed.
     """
 
     def call(name: str, arguments: list) -> Any:
         import importlib
+        import os
         import sys
         import types
 
         import ray
 
-        try:
-            importlib.import_module("attractor_pack.studio")
-        except ImportError:
+        if "attractor_pack" not in sys.modules and os.path.isfile(os.path.join(folder, "studio", "work.py")):
             package = types.ModuleType("attractor_pack")
             package.__path__ = [folder]
             sys.modules["attractor_pack"] = package

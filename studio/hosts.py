@@ -102,13 +102,25 @@ class OverHosts:
             try:
                 self._results.put((handle, self._do(host, name, arguments)))
             except _Gone as error:
-                if self._stop.is_set():
-                    return
                 if tries < _TRIES:
                     self._tasks.put((handle, name, arguments, tries + 1))
                 else:
                     self._results.put((handle, Lost(f"{error} (tried {_TRIES} times)")))
-                time.sleep(5)
+                self._wait_for(host, str(error))
+
+    def _wait_for(self, host: _Host, why: str) -> None:
+        """Until it answers again; where no host has answered for a while, nobody will do what waits."""
+        host.gone = time.monotonic()
+        while not self._stop.wait(_POLL):
+            if host.answers():
+                host.gone = None
+                return
+            if all(h.gone is not None and time.monotonic() - h.gone > _PATIENCE for h in self._hosts):
+                try:
+                    handle, *_ = self._tasks.get_nowait()
+                    self._results.put((handle, Lost(why)))
+                except queue.Empty:
+                    pass
 
     def _do(self, host: _Host, name: str, arguments: tuple) -> Any:
         plan, parcel = Plan.of(arguments[0]), arguments[2]
@@ -118,8 +130,9 @@ class OverHosts:
         for run in arguments[4]:
             try:
                 found.append({"key": run["key"], **host.run(plan, parcel[run["subject"]], run, self._stop)})
-            except AttractorError as error:
-                found.append({"key": run["key"], "error": str(error), "worker": host.address})
+            except (AttractorError, urllib.error.HTTPError, KeyError, ValueError, OSError) as error:
+                why = str(error) if isinstance(error, AttractorError) else f"{type(error).__name__}: {error}"
+                found.append({"key": run["key"], "error": why, "worker": host.address})
         return found
 
 
@@ -134,7 +147,16 @@ class _Host:
         self.address = address.strip().rstrip("/")
         if urllib.parse.urlsplit(self.address).scheme not in ("http", "https"):
             raise AttractorError(f"--hosts: {address!r} is no address such as http://10.0.0.5:8188.")
+        self.gone: float | None = None  # since when it does not answer
         self._uploaded: set[str] = set()
+
+    def answers(self) -> bool:
+        """Whether it is there."""
+        try:
+            self._bytes("/queue")
+        except (_Gone, urllib.error.HTTPError):
+            return False
+        return True
 
     def check(self, plan: Plan) -> None:
         """Raise AttractorError unless it can run the plan."""

@@ -15,7 +15,7 @@ from ..metrics.compare import compare_reports
 from ..metrics.report import number
 from ..metrics.statistics import Difference, family, paired
 from ..training.concept import write_beside
-from .plan import digest
+from .plan import Plan, digest
 from .store import Store
 from .sweep import Run, Sweep
 
@@ -99,10 +99,15 @@ def table(result: Mapping[str, Any]) -> str:
 
 def keep_summary(store: Store, result: Mapping[str, Any]) -> str:
     """Write the summary and its table into the store, under the plan's hash; gives where."""
-    name = f"sweeps/{digest(result['plan'])[:16]}"
+    name = summary_name(Plan.of(result["plan"]))
     store.write(f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
     store.write(f"{name}.md", table(result).encode())
     return store.path(f"{name}.json")
+
+
+def summary_name(plan: Plan) -> str:
+    """Where the summary of a plan lies in its store, without its suffix."""
+    return f"sweeps/{digest(plan.as_dict())[:16]}"
 
 
 def save_concepts(sweep: Sweep, folder: Path) -> list[Path]:
@@ -118,8 +123,8 @@ def save_concepts(sweep: Sweep, folder: Path) -> list[Path]:
 
 
 def _row(sweep: Sweep, run: Run) -> dict[str, Any]:
-    found = {"subject": run.subject, "method": run.method, "variant": run.variant, "seed": run.seed, "key": run.key,
-             "state": run.state}  # fmt: skip
+    found = {"name": run.name, "subject": run.subject, "method": run.method, "variant": run.variant, "seed": run.seed,
+             "key": run.key, "state": run.state}  # fmt: skip
     if run.record is None:
         return found
     shown = [name for name in ("concept.safetensors", "report.json", "report.html") if name in run.record["files"]]

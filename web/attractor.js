@@ -19,6 +19,7 @@ const PANELS = {
   Attractor_Score: { kind: "verdicts", make: verdicts, height: 190 },
   Attractor_Compare: { kind: "verdicts", make: verdicts, height: 240 },
   Attractor_Study: { kind: "study", make: study, height: 84 },
+  Attractor_Sweep: { kind: "verdicts", make: verdicts, height: 260 },
   Attractor_ReleaseGate: { kind: "verdicts", make: verdicts, height: 190 },
 };
 const SETTING = "Attractor.Panels";

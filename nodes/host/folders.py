@@ -64,6 +64,23 @@ def subject_folder(text: str) -> Path:
     return Path(folder_paths.get_input_directory()) / path
 
 
+def input_folder() -> Path:
+    """The host's input folder."""
+    return Path(folder_paths.get_input_directory())
+
+
+def checkpoint(name: str) -> Path:
+    """A checkpoint that the host knows by this name. Raises AttractorError when there is none, or it is a pickle."""
+    path = folder_paths.get_full_path("checkpoints", name) if name in folder_paths.get_filename_list(
+        "checkpoints") else None  # fmt: skip
+    if path is None:
+        there = ", ".join(folder_paths.get_filename_list("checkpoints")[:8]) or "none"
+        raise AttractorError(f"model {name!r}: no such file in models/checkpoints; there are {there}, and demo.")
+    if not name.lower().endswith(".safetensors"):
+        raise AttractorError(f"model {name!r}: only .safetensors checkpoints are loaded; others can run code.")
+    return Path(path)
+
+
 def input_file(text: str, what: str) -> Path:
     """A file of the input folder that a graph names. Raises AttractorError for an empty name or one that leads out."""
     if not text.strip():

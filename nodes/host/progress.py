@@ -39,7 +39,7 @@ class HostWatcher:
         if time.monotonic() - self._last_text > _SECONDS_BETWEEN_TEXTS or done == total:
             self._last_text = time.monotonic()
             if not panels.page_draws():  # else the host puts a line below the panel, which says the same
-                _send_text(f"{phase}: step {done} of {total}, loss {value:.4f}", self._node_id)
+                send_text(f"{phase}: step {done} of {total}, loss {value:.4f}", self._node_id)
             self._tell_curve({"phase": phase, "step": done, "total": total, "loss": value})
 
     def measured(self, history: History) -> None:
@@ -58,7 +58,7 @@ class HostWatcher:
         if panels.page_draws():
             panels.tell_curve(self._node_id, {"said": message})
         else:
-            _send_text(message, self._node_id)
+            send_text(message, self._node_id)
 
     def finish(self, history: History) -> None:
         """Show what came with the last step."""
@@ -81,7 +81,8 @@ class HostWatcher:
         panels.tell_curve(self._node_id, at | (panels.curve(self._history) if self._history is not None else {}))
 
 
-def _send_text(message: str, node_id: str | None) -> None:
+def send_text(message: str, node_id: str | None) -> None:
+    """A line in the node."""
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)

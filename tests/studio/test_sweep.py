@@ -1,17 +1,21 @@
 """Sweeps on real Ray processes: the same concepts on one process and on several machines, whatever dies on the way."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.studio import work
 from attractor_pack.studio.cluster import OverRay
+from attractor_pack.studio.pilot import Prices, _costs, pilot
+from attractor_pack.studio.pilot_page import headline, write_pilot
 from attractor_pack.studio.plan import plan_from
 from attractor_pack.studio.store import Store
 from attractor_pack.studio.summary import summary
@@ -120,6 +124,29 @@ def test_two_machines_give_the_same_bits_though_a_worker_is_killed(plan, alone, 
     for key in done(sweep):
         ours, theirs = (json.loads(s.file(s.record("runs", key), "report.json")) for s in (store, alone.store))
         assert ours["scores"] == theirs["scores"]
+
+
+@pytest.mark.slow
+def test_a_pilot_says_what_it_costs_and_shows_what_failed(alone, tmp_path):
+    """On what the sweep left: nothing is trained again."""
+    sweep = Sweep(replace(alone.plan, methods={"attractor": {}}, seeds=(0,)), alone.store, InProcess())
+    sweep.run()
+    assert sweep.counts["stored"] == 2 and sweep.counts["failed"] == 1
+    prices = Prices(machine_hour=7.2, shoot=100.0, photos_per_shoot=5, review=0.5, photos=3.0, setup=900.0)
+    found = pilot(sweep, prices, 2)
+    assert [p.name for p in found.products if p.failed] == ["item-01"] and found.low <= found.share <= found.high
+    data, page = write_pilot(found, sweep, tmp_path)
+    html = page.read_text(encoding="utf-8")
+    assert "02.png: the image is damaged" in html and html.count('class="product"') == 3 and headline(found) in html
+    assert json.loads(data.read_text(encoding="utf-8"))["prices"]["shoot"] == 100.0
+    sure = replace(found, share=0.5, costs=_costs(prices, 2, {"once": 100.0, "picture": 2.0}, (0.5, 0.25, 1.0), 1 / 3))
+    # a worker's second costs .001, ten pictures are looked at for five, and a third of the products need a shoot
+    assert sure.costs.product == pytest.approx(3 + 0.1 + 10 * (0.002 + 0.5) + 100 / 3)
+    assert sure.costs.high == pytest.approx(3 + 0.1 + 20 * 0.502 + 100 / 3)
+    assert sure.costs.even == math.ceil(900 / (100 - sure.costs.product)) == 16
+    assert sure.total(16, 0.5) < 16 * 100 and sure.total(15, 0.5) > 15 * 100
+    never = _costs(prices, 2, {"once": 100.0, "picture": 2.0}, (0.0, 0.0, 0.0), 1.0)
+    assert never.product is None and never.even is None and "does not pay" in headline(replace(found, costs=never))
 
 
 def start(plan, store):

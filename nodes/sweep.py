@@ -1,0 +1,143 @@
+"""Many subjects, methods and seeds at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..attractor.errors import AttractorError
+from ..studio.plan import Plan, plan_from
+from ..studio.store import Store
+from ..studio.stored import StoredReport
+from ..studio.summary import summary_name, table
+from ..training.concept import check_name, write_beside
+from .host import folders, panels
+from .host.command import run_command
+from .types import CATEGORY, ReportType, rare, schema
+
+_REPORTS = "abcd"
+_BADGES = 40
+_PLAN = """subjects: my_products     # a folder in input/, with a folder of photos for each product
+model: demo               # or the name of a checkpoint
+methods: [attractor, plain]
+settings: {steps: 300, background_steps: 150, resolution: 64, vectors: 3}
+seeds: [0]
+prompts: ["a photo of a <subject> on a white plain background", "a photo of a <subject> on a blue wooden background"]
+painting: {seeds: 2, steps: 20, cfg: 3, size: 64}
+"""
+
+
+class Sweep(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="Attractor_Sweep",
+            display_name="Sweep",
+            search_aliases=["batch training", "many subjects", "catalogue", "Ray", "grid search", "benchmark"],
+            category=CATEGORY,
+            description="Train, paint and score many subjects with several methods, settings and seeds, on this "
+            "machine or on others. What was done once is kept and never done again. Needs 'pip install ray'.",
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.String.Input(
+                    "plan", multiline=True, default=_PLAN,
+                    tooltip="What is to be done, in YAML: docs/studio.md names all keys.",
+                ),
+                io.String.Input(
+                    "store_name", default="my-sweep",
+                    tooltip="Keeps all results in output/attractor/sweeps/<name>; the same name goes on with them.",
+                ),
+                rare(io.String.Input(
+                    "address", default="", optional=True,
+                    tooltip="host:port of a Ray cluster; empty: this machine.",
+                )),
+                rare(io.String.Input(
+                    "hosts", default="", multiline=True, optional=True,
+                    tooltip="In the place of Ray: ComfyUI on other machines with this pack, an address such as "
+                    "http://10.0.0.5:8188 a line.",
+                )),
+            ],
+            outputs=[
+                *(ReportType.Output(f"reports_{letter}", display_name=f"reports of method {number}",
+                                    is_output_list=True) for number, letter in enumerate(_REPORTS, 1)),
+                io.String.Output("text", display_name="text"),
+                io.String.Output("summary", display_name="summary (JSON)"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, plan=None, store_name=None):
+        """Said when the graph is queued, and not after what comes before it."""
+        try:
+            if isinstance(plan, str):
+                _plan(plan)
+            if isinstance(store_name, str):
+                check_name(store_name.strip())
+        except AttractorError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, plan, store_name="", **_):
+        """Photos that were added or changed make it run again."""
+        try:
+            files = [p for p in Path(_plan(plan).subjects).rglob("*") if p.is_file()]
+            state = sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+        except (OSError, AttractorError, TypeError):
+            return math.nan
+        return hashlib.sha256(repr((state, store_name)).encode()).hexdigest()
+
+    @classmethod
+    def execute(cls, plan, store_name, address="", hosts=""):
+        chosen = _plan(plan)
+        folder = folders.report_folder("sweeps") / check_name(store_name.strip())
+        written, where = folder / "plan.json", folder / "store"
+        text = json.dumps(chosen.as_dict(), indent=1, ensure_ascii=False)
+        write_beside(written, lambda path: path.write_text(text, encoding="utf-8"))
+        command = ["sweep", str(written), "--store", str(where)]
+        command += ["--address", address.strip()] if address.strip() else []
+        command += ["--hosts", ",".join(hosts.split())] if hosts.strip() else []
+        store, failed = Store(str(where)), None
+        try:
+            run_command(command, cls.hidden.unique_id)
+        except AttractorError as error:
+            failed = error  # some runs may have failed and others not
+        found = _summary(store, chosen)
+        if found is None or (failed is not None and not any("files" in run for run in found["runs"])):
+            raise failed or AttractorError(f"{where}: the sweep left no summary there. Queue again.")
+        reports = {name: [] for name in found["methods"]}
+        badges = []
+        for run in found["runs"]:
+            record = store.record("runs", run["key"]) if run["key"] else None
+            if record is not None:
+                report = StoredReport(store, record)
+                reports[run["name"]].append(report)
+                badges.append((f"{run['subject']}, {run['name']}, seed {run['seed']}", report.verdict))
+        lists = [list(reports[name]) for name in found["methods"][: len(_REPORTS)]]
+        lists += [[] for _ in range(len(_REPORTS) - len(lists))]
+        said = table(found)
+        panel = panels.verdicts(badges[:_BADGES], None)
+        return io.NodeOutput(*lists, said, json.dumps(found, ensure_ascii=False), ui={"text": (said,), **panel})
+
+
+def _plan(text: str) -> Plan:
+    """The plan as this host understands it: photos from its input folder, a checkpoint by its name."""
+    made = plan_from(text, "plan", folders.input_folder())
+    given = made.as_dict()
+    if made.model != "demo":
+        given["model"] = str(folders.checkpoint(made.model))
+    given["models"] = made.models or str(folders.model_folders()[0])
+    return Plan.of(given)
+
+
+def _summary(store: Store, plan: Plan) -> dict | None:
+    try:
+        return json.loads(store.read(f"{summary_name(plan)}.json"))
+    except (FileNotFoundError, ValueError):
+        return None
+
