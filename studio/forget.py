@@ -1,7 +1,8 @@
 """Deletion: everything that was made of a photo, found by its hash through run cards, reports and manifests.
 
-What is found: concepts trained on it or on a concept of it, folders of unfinished and finished trainings, reports with
-their comparisons and decisions, pictures that such a concept painted, studies that show it, and copies of the photo.
+What is found: concepts trained on it or on a concept of it, folders of unfinished and finished trainings, results of
+sweeps, reports with their comparisons and decisions, pictures that such a concept painted, studies that show it, and
+copies of the photo.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 
 from ..attractor.errors import AttractorError
+from ..metrics.generations import PNG_TEXT
 from ..training.concept import load_concept, write_beside
 from ..training.photos import SUFFIXES
 from .gate import digest
+from .store import files_of
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _STUDY = re.compile(r"[0-9a-f]{16}")
@@ -32,7 +35,7 @@ _LARGEST = 100_000_000  # bytes of a record that is looked into
 _PAGES = ("report.csv", "report.html", "comparison.html")
 _OF_A_RUN = ("state.pt", "curve.csv", "curve.png", "preview-*.png", "events.out.*")
 _OF_A_STUDY = ("names.json", "votes.db*", "pictures/*.png")
-_ORDER = ("pictures", "study", "decision", "comparison", "report", "training", "concept", "photo")
+_ORDER = ("picture", "pictures", "sweep", "study", "decision", "comparison", "report", "training", "concept", "photo")
 """Leaves first: what leads to the others goes last, so that a deletion that was cut off can be taken up again."""
 
 
@@ -123,8 +126,11 @@ def search(photos: Sequence[str], roots: Sequence[Path]) -> Search:
         with _Guard(path, found.unreadable):
             if _is_photo(path) and wanted & {_sha256(path), _as_image(path)}:
                 found.traces.append(Trace(path, "photo", "the photo itself", files[path]))
-    taken = {p for t in found.traces if t.kind != "photo" for p in t.files}
-    kept = (t for t in found.traces if t.kind != "photo" or t.path not in taken)
+            elif path.suffix.lower() == ".png" and _painted_by(path) & (wanted | gone):
+                found.traces.append(Trace(path, "picture", "painted by a concept of it", files[path]))
+    single = ("photo", "picture")
+    taken = {p for t in found.traces if t.kind not in single for p in t.files}
+    kept = (t for t in found.traces if t.kind not in single or t.path not in taken)
     found.traces = sorted(dict.fromkeys(kept), key=lambda t: (_ORDER.index(t.kind), str(t.path)))
     return found
 
@@ -215,6 +221,10 @@ def _of_record(path: Path, record: Any, wanted: set[str], found: Search, root: P
             found.unreadable.append(f"{path}: a study of an earlier version does not say whose pictures it shows")
         elif hit:
             add("study", "shows it", _OF_A_STUDY)
+    elif (blobs := files_of(record, path)) and path.parent.parent.is_relative_to(root):
+        if hit:
+            also = tuple(blob for blob in blobs if blob.is_file())
+            found.traces.append(Trace(path, "sweep", "made of it in a sweep", root, also))
     elif path.name == "pictures.json" and isinstance(record.get("pictures"), list):
         if hit:
             names = [Path(str(row.get("file", ""))).name for row in record["pictures"] if isinstance(row, dict)]
@@ -271,6 +281,18 @@ def _is_photo(path: Path) -> bool:
 def _is_plain(name: str) -> bool:
     """A file's name that is no pattern."""
     return bool(name) and not any(c in name for c in "*?[")
+
+
+def _painted_by(path: Path) -> set[str]:
+    """Hashes of the concept, and of the photos behind it, that a picture says of itself."""
+    try:
+        with Image.open(path) as picture:
+            made = json.loads(getattr(picture, "text", {}).get(PNG_TEXT, "{}"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError):
+        return set()
+    if not isinstance(made, dict):
+        return set()
+    return {str(made.get("concept_sha256"))} | _listed(made.get("run_card"), "train_photos", "photos_before")
 
 
 def _is_concept(path: Path) -> bool:

@@ -125,7 +125,7 @@ class OverHosts:
     def _do(self, host: _Host, name: str, arguments: tuple) -> Any:
         plan, parcel = Plan.of(arguments[0]), arguments[2]
         if name == "prepare":  # split, masks and base pictures are part of each graph, and the host's cache keeps them
-            return {"files": {PREPARED: b""}, "info": {"photos": []}, "seconds": 0.0, "worker": host.address}
+            return {"files": {PREPARED: b""}, "info": {}, "seconds": 0.0, "worker": host.address}
         found = []
         for run in arguments[4]:
             try:

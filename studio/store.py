@@ -173,6 +173,22 @@ class _Speaking:
             raise AttractorError(f"{self._where}: the store does not answer ({why}).") from error
 
 
+def files_of(record: Any, path: Path) -> list[Path]:
+    """The files that belong to a record of a store in a folder; none where it is no such record.
+
+    record: what the file at `path` holds.
+    """
+    store = path.parent.parent
+    if path.parent.name not in _KINDS or not _KEY.fullmatch(path.stem) or not (store / "blobs").is_dir():
+        return []
+    if not isinstance(record, dict) or record.get("key") != path.stem or not isinstance(record.get("files"), dict):
+        return []
+    try:
+        return [store / _blob_name(str(blob)) for blob in record["files"].values()]
+    except ValueError:
+        return []
+
+
 def _blob_name(blob: str) -> str:
     """blobs/ab/<hash><suffix>. Raises ValueError for what names no file of a store."""
     if not re.fullmatch(r"[0-9a-f]{64}(\.[a-z0-9]+)?", blob):

@@ -109,10 +109,11 @@ class Watcher(Protocol):
 
 @dataclass
 class _Subject:
-    """A subject that has runs to be done. parcel, prepared: as the executor shares them."""
+    """A subject that has runs to be done. parcel, prepared: as the executor shares them. photos: their SHA-256."""
 
     parcel: Any
     key: str
+    photos: list[str]
     left: list[Run]
     prepared: Any = None
 
@@ -210,7 +211,7 @@ class Sweep:
         self._open = _Chunk([])
 
     def _prepare(self, parcel: Parcel, runs: list[Run]) -> None:
-        subject = _Subject(self._executor.share(asdict(parcel)), parcel.key, runs)
+        subject = _Subject(self._executor.share(asdict(parcel)), parcel.key, parcel.photos, runs)
         self._subjects[parcel.name] = subject
         record = self.store.record("subjects", parcel.key)
         if record is not None:
@@ -261,7 +262,8 @@ class Sweep:
             self._failed(list(subject.left), reason)
             return
         what = {"what": "a subject's split, masks and base pictures", "seconds": result["seconds"],
-                "worker": result["worker"], "info": result["info"], "made": _time()}  # fmt: skip
+                "worker": result["worker"], "info": result["info"], "photos": subject.photos,
+                "made": _time()}  # fmt: skip
         self.store.put("subjects", subject.key, result["files"], what)
         # as the store has it: where two sweeps prepared it at once, both go on with the same
         record = self.store.record("subjects", subject.key)
@@ -274,7 +276,8 @@ class Sweep:
             return
         what = {"what": "a run", "subject": run.subject, "method": run.method, "variant": run.variant, "seed": run.seed,
                 "seconds": found["seconds"], "parts": found["parts"], "worker": found["worker"],
-                "subject_key": self._subjects[run.subject].key, "made": _time()}  # fmt: skip
+                "subject_key": self._subjects[run.subject].key, "photos": self._subjects[run.subject].photos,
+                "made": _time()}  # fmt: skip
         run.record = self.store.put("runs", run.key, found["files"], what)
         self._now(run, "done")
         self._say(run, "")

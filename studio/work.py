@@ -37,7 +37,7 @@ from ..metrics.splits import Certificate
 from ..training import demo_assets
 from ..training.concept import Concept, save_concept
 from ..training.loop import train
-from ..training.photos import SubjectSet, read_folder
+from ..training.photos import SUFFIXES, SubjectSet, read_folder
 from ..training.rights import check_rights
 from ..training.run_card import VERSION
 from ..training.settings import TrainSettings
@@ -61,6 +61,12 @@ class Parcel:
     word: str
     prompts: tuple[str, ...]
     files: dict[str, bytes]
+
+    @property
+    def photos(self) -> list[str]:
+        """SHA-256 of its photos."""
+        files = (data for path, data in self.files.items() if PurePosixPath(path).suffix.lower() in SUFFIXES)
+        return sorted(hashlib.sha256(data).hexdigest() for data in files)
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -95,8 +101,7 @@ def prepare(plan: dict, stamps: dict, parcel: dict) -> dict:
         info = {"train": masked.names, "held_out": case.test.names, "word": case.train.class_word,
                 "certificate": case.train.certificate and json.loads(case.train.certificate.to_json()),
                 "verdicts": {p.name: p.judgement() for p in masked.photos}, "without": dict(sources.missing),
-                "items": [asdict(item) for item in base.items], "base_model": base.base_model,
-                "photos": sorted(p.sha256 for p in (*case.train.photos, *case.test.photos))}  # fmt: skip
+                "items": [asdict(item) for item in base.items], "base_model": base.base_model}  # fmt: skip
         tensors = {f"mask/{i}": _bits(p.mask) for i, p in enumerate(masked.photos) if p.mask is not None}
         tensors["base"] = _bits(base.images)
         data = write_tensors(tensors, metadata={"info": json.dumps(info, sort_keys=True)})

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.studio import work
 from attractor_pack.studio.cluster import OverRay
+from attractor_pack.studio.forget import forget, hashes_of, search
 from attractor_pack.studio.pilot import Prices, _costs, pilot
 from attractor_pack.studio.pilot_page import headline, write_pilot
 from attractor_pack.studio.plan import plan_from
@@ -124,6 +126,28 @@ def test_two_machines_give_the_same_bits_though_a_worker_is_killed(plan, alone, 
     for key in done(sweep):
         ours, theirs = (json.loads(s.file(s.record("runs", key), "report.json")) for s in (store, alone.store))
         assert ours["scores"] == theirs["scores"]
+
+
+@pytest.mark.slow
+def test_a_photo_that_is_forgotten_takes_its_results_along_and_no_others(alone, plan, tmp_path):
+    shutil.copytree(alone.store.path(""), tmp_path / "store")
+    photo = plan.parent / "catalogue" / "item-00" / "train" / "01.png"
+    mine = [run.record for run in alone.runs if run.subject == "item-00"]
+    loose = tmp_path / "store" / "kept.png"
+    shutil.copy(alone.store.file_path(mine[0], "0000.png"), loose)
+    found = search(hashes_of([str(photo)]), [tmp_path / "store"])
+    forget(found, tmp_path / "receipt.json")
+    left = Store(str(tmp_path / "store"))
+    assert not loose.exists()
+    for record in mine:
+        assert left.record("runs", record["key"]) is None
+        assert not [blob for blob in record["files"].values() if list(tmp_path.glob(f"store/blobs/*/{blob}"))]
+    others = [run.record for run in alone.runs if run.subject == "item-02"]
+    assert all(left.file(left.record("runs", r["key"]), name) for r in others for name in r["files"])
+    assert len(list(left.keys("subjects"))) == 1
+    again = Sweep(alone.plan, left, InProcess())
+    next(again._read_subjects())
+    assert again.counts["waiting"] == 12, "of item-00 all is to be done again"
 
 
 @pytest.mark.slow
