@@ -86,7 +86,7 @@ def test_a_sweep_in_the_graph_is_cancelled_goes_on_and_is_compared_product_by_pr
 def test_what_is_wrong_is_said_in_the_node(server, catalogue, changes, says):
     with pytest.raises(GraphError, match=says) as refused:
         server.queue(graph("wrong", **changes))
-    assert refused.value.node == "sweep" and "Traceback" not in refused.value.message
+    assert "Traceback" not in refused.value.message and not workers()
 
 
 def test_the_same_plan_runs_on_comfyui_hosts(server, catalogue, tmp_path):
