@@ -87,6 +87,28 @@ def test_a_poisoned_subject_fails_alone_with_its_reason(alone):
     assert made["concept_sha256"] == report["concept_sha256"] and made["run_card"] == report["run_card"]
 
 
+class Mover:
+    """Takes the store away as soon as a run is in it."""
+
+    def __init__(self, store):
+        self._store = store
+
+    def changed(self, sweep, run, note):
+        if run is not None and run.state == "done" and self._store.exists():
+            self._store.rename(self._store.with_name("elsewhere"))
+
+
+@pytest.mark.slow
+def test_a_store_that_goes_away_half_way_ends_the_sweep_and_keeps_what_it_has(alone, tmp_path):
+    store = tmp_path / "store"
+    sweep = Sweep(alone.plan, Store(str(store)), InProcess(), Mover(store))
+    with pytest.raises(AttractorError, match="the store is gone"):
+        sweep.run()
+    assert sweep.counts["done"] == 1 and not store.exists()
+    kept = Store(str(tmp_path / "elsewhere"))
+    assert [kept.has("runs", run.key) for run in sweep.runs if run.state == "done"] == [True]
+
+
 class Killer:
     """Kills a worker in the middle of a task, once."""
 

@@ -1,4 +1,4 @@
-"""`python -m attractor_pack.tools.help`: write web/docs/<node>/<language>.md, and with --pictures the pictures.
+"""`python -m attractor_pack.tools.help`: write web/docs/<node>/<language>.md; with --pictures [NODE …] pictures too.
 
 They are of the real page: one graph that has every node is run, and each node is shown with what it is wired to.
 """
@@ -21,12 +21,22 @@ from ...training.demo_assets import subject
 from ..graphs import main_road, node
 from ..host import ROOT, Host
 from ..models import link_into
+from ..studio.catalogue import write_catalogue
 from ..templates.__main__ import build, no_first_visit, open_canvas
 from ..templates.parts import WITH, Column, Template, demo, grid, score, sets, training
 from .pages import all_pages
 
 FOLDER = ROOT / "web" / "docs"
 _SIZE = (1500, 900)
+_PLAN = """subjects: my_products
+model: demo
+methods: [attractor, plain]
+settings: {steps: 60, background_steps: 30, resolution: 64, vectors: 3, views: 4}
+painting: {seeds: 1, steps: 12, cfg: 3, size: 64}
+image_encoder: demo-clip
+text_encoder: demo-clip
+together: 2
+"""
 _ONLY_NODES = "body * { visibility: hidden } canvas, .dom-widget, .dom-widget * { visibility: visible }"
 _SHOW = Path(__file__).with_name("show.js").read_text(encoding="utf-8").split("\n", 1)[1]
 
@@ -35,15 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the pages, and with --pictures the pictures too."""
     given = list(sys.argv[1:] if argv is None else argv)
     if "--pictures" in given:
-        take_pictures()
+        take_pictures([name for name in given if name.startswith("Attractor_")])
     for (name, language), text in all_pages().items():
         (FOLDER / name).mkdir(parents=True, exist_ok=True)
         (FOLDER / name / f"{language}.md").write_text(text, encoding="utf-8")
     return 0
 
 
-def take_pictures() -> None:
-    """web/docs/<node>/picture.jpg of every node."""
+def take_pictures(wanted: Sequence[str] = ()) -> None:
+    """web/docs/<node>/picture.jpg of every node, or of those that are named."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         link_into(Path(folder))
         with Host(Path(folder), pack_name="Attractor") as host:
@@ -52,13 +62,15 @@ def take_pictures() -> None:
             photos.mkdir()
             for photo in subject().photos:
                 to_picture(photo.pixels).save(photos / photo.name)
+            write_catalogue(host.base / "input" / "my_products", 2)
             host.queue(main_road(name="demo-cup", seeds=1, training={"steps": 2, "background_steps": 1, "views": 1}))
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             page = open_canvas(browser.new_page(viewport={"width": _SIZE[0], "height": _SIZE[1]}), host.url)
             graph = build(page, _everything())["graph"]
             _run(page)
             page.add_style_tag(content=_ONLY_NODES)
-            for name in {one["type"] for one in graph["nodes"] if one["type"].startswith("Attractor_")}:
+            names = {one["type"] for one in graph["nodes"] if one["type"].startswith("Attractor_")}
+            for name in sorted(names & set(wanted) if wanted else names):
                 clip: Any = page.evaluate(_SHOW, [name, graph])
                 shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
                 (FOLDER / name).mkdir(parents=True, exist_ok=True)
@@ -118,6 +130,9 @@ def _everything() -> Template:
             "gate": node("Attractor_ReleaseGate", report=["score", 0], policy="internal-draft", report_name="gate"),
             "compare": node("Attractor_Compare", report_a=["score_other", 0], report_b=["score", 0],
                             names="plain\nattractor", report_name="both"),
+            "sweep": node("Attractor_Sweep", plan=_PLAN, store_name="help"),
+            "product": node("Attractor_Compare", report_a=["sweep", 1], report_b=["sweep", 0],
+                            names="plain\nattractor", report_name=""),
             "study": node("Attractor_Study", generations_a=["other", 2], generations_b=["grid", 2],
                           names="plain\nattractor", question="subject", held_out_set=["split", 1]),
         }),

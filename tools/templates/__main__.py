@@ -44,6 +44,7 @@ _TALL = ["PreviewImage", "PreviewAny", "SaveImage"]
 _PANELS = {  # room below the inputs for what web/ shows there, pixels
     "Attractor_Train": 210, "Attractor_Mask": 310, "Attractor_SampleGrid": 420, "Attractor_Score": 190,
     "Attractor_Compare": 330, "Attractor_Study": 40, "Attractor_ReleaseGate": 150,
+    "Attractor_Sweep": 240,
 }  # fmt: skip
 _THUMBNAIL = (640, 420)
 
