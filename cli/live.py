@@ -9,6 +9,8 @@ from typing import Any
 
 from ..studio.sweep import STATES, Run, Sweep
 
+_SECONDS = 0.25  # between two drawings
+
 
 class Lines:
     """A line on stderr for each run that ends, and for what is worth a word."""
@@ -32,7 +34,7 @@ class Lines:
 
     def _left(self, sweep: Sweep) -> str:
         counts = sweep.counts
-        done, left = counts["done"], counts["waiting"] + counts["running"]
+        done, left = counts["done"], counts["waiting"] + counts["sent"]
         if not done or not left:
             return ""
         return f"; about {_time((time.monotonic() - self._began) / done * left)} left"
@@ -48,6 +50,7 @@ class Table(Lines):
 
         self._live = Live(console=Console(stderr=True), refresh_per_second=4, transient=False)
         self._notes: deque[str] = deque(maxlen=6)
+        self._drawn_at = 0.0
 
     def __enter__(self) -> Table:
         self._live.__enter__()
@@ -62,7 +65,9 @@ class Table(Lines):
             self._notes.append(note)
         elif run is not None and run.state == "done":
             self._notes.append(f"{run.subject}, {run.name}, seed {run.seed}")
-        self._live.update(self._drawn(sweep))
+        if note or time.monotonic() - self._drawn_at > _SECONDS or not sweep.counts["waiting"] + sweep.counts["sent"]:
+            self._drawn_at = time.monotonic()
+            self._live.update(self._drawn(sweep))
 
     def _drawn(self, sweep: Sweep) -> Any:
         from rich.console import Group
@@ -73,9 +78,8 @@ class Table(Lines):
         drawn.add_column("method")
         for state in STATES:
             drawn.add_column(state, justify="right")
-        for name in list(dict.fromkeys(run.name for run in sweep.runs))[:20]:
-            own = [run for run in sweep.runs if run.name == name]
-            drawn.add_row(name, *(str(sum(run.state == state for run in own)) for state in STATES))
+        for name, counts in list(sweep.by_name.items())[:20]:
+            drawn.add_row(name, *(str(counts[state]) for state in STATES))
         return Group(drawn, *(Text(note, overflow="ellipsis", no_wrap=True) for note in self._notes))
 
 

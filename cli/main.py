@@ -139,7 +139,7 @@ def _pilot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder for pilot.html, pilot.json and the store")
     parser.add_argument("--plan", default="", help="a plan for model, settings, painting, masks; DIR are its subjects")
     parser.add_argument("--products", type=int, default=8, help="so many, spread over the names; 0 for all")
-    parser.add_argument("--machine-hour", type=float, required=True, help="price of this machine, or of one GPU")
+    parser.add_argument("--machine-hour", type=float, required=True, help="price of one machine, with all of its GPUs")
     parser.add_argument("--shoot", type=float, required=True, help="price of one product's photo shoot, all in")
     parser.add_argument("--photos-per-shoot", type=int, default=8, help="pictures that a shoot gives")
     parser.add_argument("--review", type=float, default=0.0, help="price of a person looking at one picture")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-import types
-from pathlib import Path
+
+sys.path[:1] = []  # this folder: its files' names are no modules of their own
+
+import importlib  # noqa: E402
+import signal  # noqa: E402
+import types  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 if __name__ == "__main__":
+    for name in ("SIGBREAK", "SIGTERM"):  # as Ctrl-C, which leaves what is held in order
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     package = types.ModuleType("attractor_pack")
     package.__path__ = [str(Path(__file__).resolve().parents[1])]
     sys.modules["attractor_pack"] = package

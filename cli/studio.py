@@ -60,15 +60,15 @@ def pilot(chosen: Namespace) -> dict:
     first = next(iter(plan.methods))
     plan = replace(plan, methods={first: plan.methods[first]}, grid={}, seeds=plan.seeds[:1], limit=chosen.products)
     out = Path(chosen.out)
-    found, slots = _swept(plan, str(out / "store"), chosen.address)
-    judged = judge_pilot(found, prices, slots)
+    found, machines = _swept(plan, str(out / "store"), chosen.address)
+    judged = judge_pilot(found, prices, machines)
     data, page = write_pilot(judged, found, out)
     print(f"{headline(judged)}\npage: {page}", file=sys.stderr)
     return judged.as_dict() | {"report": str(data), "page": str(page)}
 
 
 def _swept(plan: Plan, where: str, address: str, hosts: Sequence[str] = ()) -> tuple[Sweep, int]:
-    """The sweep, and how many tasks ran at once."""
+    """The sweep, and the number of machines that it ran on."""
     store = Store(where)
     found = None
     try:
@@ -78,7 +78,7 @@ def _swept(plan: Plan, where: str, address: str, hosts: Sequence[str] = ()) -> t
             with watcher() as watching:
                 found = Sweep(plan, store, workers, watching)
                 found.run()
-                return found, workers.slots
+                return found, workers.machines
     except (KeyboardInterrupt, AttractorError) as error:
         if found is None:
             raise

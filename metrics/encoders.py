@@ -77,11 +77,9 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
     sscd_disc_mixup.torchvision.pt; a folder holds a model in transformers' layout (CLIP, DINO, DINOv2). Raises
     AttractorError, naming what is missing.
     """
-    path = next((f / name for f in folders if (f / name).exists()), None)
     if name == EFFICIENTNET:
         return efficientnet_lite0(folders)
-    if path is None and name in DEMO and DEMO[name].is_dir():
-        path = DEMO[name]
+    path = encoder_file(name, folders)
     if path is None:
         where = folders[0] if folders else "the pack"
         raise AttractorError(
@@ -91,6 +89,14 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
     if path.is_dir():
         return transformers_folder(path, name)
     return sscd_file(path) if _is_sscd(path) else open_clip_file(path)
+
+
+def encoder_file(name: str, folders: Sequence[Path]) -> Path | None:
+    """The file or folder that an encoder's weights lie in; None where there is none."""
+    if name == EFFICIENTNET:
+        return _efficientnet_file(folders)
+    own = DEMO.get(name)
+    return next((f / name for f in folders if (f / name).exists()), own if own is not None and own.is_dir() else None)
 
 
 def available(folders: Sequence[Path]) -> list[str]:

@@ -69,6 +69,7 @@ def render(report: Report) -> str:
     history = _history(concept.run_card) if concept else None
     return template("report.html.j2").render(
         word=report.generations.class_word,
+        photos=[photo.sha256 for photo in (*report.train.photos, *report.held_out.photos)],
         verdict=report.verdict,
         scores=report.scores,
         regions=any(s.region != "whole" for s in report.scores),

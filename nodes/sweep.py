@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from comfy_api.latest import io
 
@@ -21,6 +23,7 @@ from .types import CATEGORY, ReportType, rare, schema
 
 _REPORTS = "abcd"
 _BADGES = 40
+_MACHINES = "ATTRACTOR_MACHINES"
 _PLAN = """subjects: my_products     # a folder in input/, with a folder of photos for each product
 model: demo               # or the name of a checkpoint
 methods: [attractor, plain]
@@ -94,45 +97,68 @@ class Sweep(io.ComfyNode):
 
     @classmethod
     def execute(cls, plan, store_name, address="", hosts=""):
-        chosen = _plan(plan)
+        chosen, others = _plan(plan), hosts.split()
+        for one in [*others, *([address.strip()] if address.strip() else [])]:
+            _check_allowed(one)
         folder = folders.report_folder("sweeps") / check_name(store_name.strip())
         written, where = folder / "plan.json", folder / "store"
         text = json.dumps(chosen.as_dict(), indent=1, ensure_ascii=False)
         write_beside(written, lambda path: path.write_text(text, encoding="utf-8"))
         command = ["sweep", str(written), "--store", str(where)]
         command += ["--address", address.strip()] if address.strip() else []
-        command += ["--hosts", ",".join(hosts.split())] if hosts.strip() else []
+        command += ["--hosts", ",".join(others)] if others else []
         store, failed = Store(str(where)), None
+        before = _summary(store, chosen)
         try:
             run_command(command, cls.hidden.unique_id)
         except AttractorError as error:
             failed = error  # some runs may have failed and others not
         found = _summary(store, chosen)
-        if found is None or (failed is not None and not any("files" in run for run in found["runs"])):
+        made = found is not None and (before is None or found["made"] != before["made"])
+        if found is None or not made or not any("files" in run for run in found["runs"]):
             raise failed or AttractorError(f"{where}: the sweep left no summary there. Queue again.")
-        reports = {name: [] for name in found["methods"]}
-        badges = []
+        reports = {name: {} for name in found["methods"]}
         for run in found["runs"]:
             record = store.record("runs", run["key"]) if run["key"] else None
             if record is not None:
-                report = StoredReport(store, record)
-                reports[run["name"]].append(report)
-                badges.append((f"{run['subject']}, {run['name']}, seed {run['seed']}", report.verdict))
-        lists = [list(reports[name]) for name in found["methods"][: len(_REPORTS)]]
+                reports[run["name"]][run["subject"], run["seed"]] = StoredReport(store, record)
+        badges = [(f"{subject}, {name}, seed {seed}", report.verdict)
+                  for name, own in reports.items() for (subject, seed), report in own.items()]  # fmt: skip
+        shown = [reports[name] for name in found["methods"][: len(_REPORTS)]]
+        whole = [one for one in shown[0] if all(one in own for own in shown)]  # lists are paired by their places
+        lists = [[own[one] for one in whole] for own in shown]
         lists += [[] for _ in range(len(_REPORTS) - len(lists))]
-        said = table(found)
+        said = table(found) if failed is None else f"{failed}\n\n{table(found)}"
         panel = panels.verdicts(badges[:_BADGES], None)
         return io.NodeOutput(*lists, said, json.dumps(found, ensure_ascii=False), ui={"text": (said,), **panel})
 
 
 def _plan(text: str) -> Plan:
     """The plan as this host understands it: photos from its input folder, a checkpoint by its name."""
-    made = plan_from(text, "plan", folders.input_folder())
-    given = made.as_dict()
+    made = plan_from(text, "plan", None)
+    given = made.as_dict() | {"subjects": str(folders.subject_folder(made.subjects))}
     if made.model != "demo":
         given["model"] = str(folders.checkpoint(made.model))
-    given["models"] = made.models or str(folders.model_folders()[0])
-    return Plan.of(given)
+    if made.models:
+        raise AttractorError("plan: models is this host's models/attractor; leave it out.")
+    for name in ("image_encoder", "text_encoder"):
+        if Path(given[name]).name != given[name]:
+            raise AttractorError(f"plan: {name} {given[name]!r} is no name of a file in models/attractor.")
+    return Plan.of(given | {"models": str(folders.model_folders()[0])})
+
+
+def _check_allowed(address: str) -> None:
+    """A workflow comes from anywhere, and a sweep sends photos: only machines that the operator named get them.
+
+    Raises AttractorError for others than this machine and those of the environment variable ATTRACTOR_MACHINES.
+    """
+    name = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    known = os.environ.get(_MACHINES, "").split(",")
+    if name not in ("auto", "localhost", "127.0.0.1", "::1") and name not in [one.strip() for one in known]:
+        raise AttractorError(
+            f"{address}: photos would be sent to {name or 'that address'}, and a workflow alone may not say where to. "
+            f"If you want it, start ComfyUI with the environment variable {_MACHINES}={name} (several with commas)."
+        )
 
 
 def _summary(store: Store, plan: Plan) -> dict | None:

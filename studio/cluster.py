@@ -54,6 +54,7 @@ class OverRay:
                 f"no machine can take a task of {cpus} cpus and {self.gpus:g} gpus: there are "
                 f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}. Lower cpus or gpus in the plan."
             )
+        self.machines = max(1, sum(bool(node.get("Alive")) for node in ray.nodes()))
         remote = ray.remote(num_cpus=cpus, num_gpus=self.gpus, max_retries=_RETRIES)
         self._call = remote(_caller(str(Path(__file__).resolve().parents[1])))
         self._refs: list[Any] = []
@@ -149,6 +150,9 @@ def _check_reachable(address: str) -> None:
 
 
 def _why(error: Exception) -> str:
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
     kind = type(error).__name__
     known = {"WorkerCrashedError": "its worker died", "OutOfMemoryError": "the machine ran out of memory",
              "NodeDiedError": "its machine went away", "ObjectLostError": "its machine went away"}  # fmt: skip

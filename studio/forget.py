@@ -28,14 +28,18 @@ from ..training.concept import load_concept, write_beside
 from ..training.photos import SUFFIXES
 from .gate import digest
 from .store import files_of
+from .work import PREPARED_OF
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+_OF_A_HOST = re.compile(r"sweep-[0-9a-f]{16}")  # a report's folder, where a sweep had a host paint
+_SHOWN = re.compile(r'<meta name="attractor-photos" content="([0-9a-f ]*)">')
 _STUDY = re.compile(r"[0-9a-f]{16}")
 _LARGEST = 100_000_000  # bytes of a record that is looked into
 _PAGES = ("report.csv", "report.html", "comparison.html")
 _OF_A_RUN = ("state.pt", "curve.csv", "curve.png", "preview-*.png", "events.out.*")
 _OF_A_STUDY = ("names.json", "votes.db*", "pictures/*.png")
-_ORDER = ("picture", "pictures", "sweep", "study", "decision", "comparison", "report", "training", "concept", "photo")
+_ORDER = ("picture", "page", "prepared", "pictures", "sweep", "pilot", "study", "decision", "comparison", "report",
+          "training", "concept", "photo")  # fmt: skip
 """Leaves first: what leads to the others goes last, so that a deletion that was cut off can be taken up again."""
 
 
@@ -114,6 +118,10 @@ def search(photos: Sequence[str], roots: Sequence[Path]) -> Search:
             if path.suffix == ".safetensors" and _is_concept(path):
                 concept = load_concept(path)
                 cards[path] = (concept.sha256, dict(concept.run_card))
+            elif path.suffix == ".safetensors" and wanted & _prepared_of(path):
+                found.traces.append(Trace(path, "prepared", "masks of it", files[path]))
+            elif path.suffix == ".html" and wanted & _shown_by(path):
+                found.traces.append(Trace(path, "page", "shows it", files[path]))
             elif path.suffix == ".json" and path.stat().st_size <= _LARGEST:
                 records[path] = json.loads(path.read_text(encoding="utf-8"))
             elif path.suffix == ".json":
@@ -128,7 +136,7 @@ def search(photos: Sequence[str], roots: Sequence[Path]) -> Search:
                 found.traces.append(Trace(path, "photo", "the photo itself", files[path]))
             elif path.suffix.lower() == ".png" and _painted_by(path) & (wanted | gone):
                 found.traces.append(Trace(path, "picture", "painted by a concept of it", files[path]))
-    single = ("photo", "picture")
+    single = ("photo", "picture", "page", "prepared")
     taken = {p for t in found.traces if t.kind not in single for p in t.files}
     kept = (t for t in found.traces if t.kind not in single or t.path not in taken)
     found.traces = sorted(dict.fromkeys(kept), key=lambda t: (_ORDER.index(t.kind), str(t.path)))
@@ -232,10 +240,13 @@ def _of_record(path: Path, record: Any, wanted: set[str], found: Search, root: P
     elif path.name == "config.json" and inside and "mask_hash" in record:
         if hit:
             add("training", "trained on it", _OF_A_RUN)
+    elif hit and isinstance(record.get("products"), list) and "prices" in record:
+        add("pilot", "judges it", ("pilot.html",) if path.name == "pilot.json" else ())
     elif hit and "decision" in record and "report_sha256" in record:
         add("decision", "decides on it")
     elif hit and isinstance(record.get("scores"), list) and "train_photos" in record:
-        add("report", "speaks of it", _PAGES if path.name == "report.json" else ())
+        of_a_host = _OF_A_HOST.fullmatch(folder.name) and ("picture_*.png",)
+        add("report", "speaks of it", (*_PAGES, *(of_a_host or ())) if path.name == "report.json" else ())
     elif hit and isinstance(record.get("rows"), list) and "concepts" in record:
         add("comparison", "compares it", _PAGES[2:] if path.name == "comparison.json" else ())
     elif hit:
@@ -293,6 +304,19 @@ def _painted_by(path: Path) -> set[str]:
     if not isinstance(made, dict):
         return set()
     return {str(made.get("concept_sha256"))} | _listed(made.get("run_card"), "train_photos", "photos_before")
+
+
+def _shown_by(path: Path) -> set[str]:
+    """Hashes of the photos that one of our pages shows; it says so at its beginning."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        found = _SHOWN.search(file.read(1 << 20))
+    return set(found[1].split()) if found else set()
+
+
+def _prepared_of(path: Path) -> set[str]:
+    """Hashes of the photos whose masks a sweep keeps in this file."""
+    with safe_open(path, "pt") as file:
+        return set(json.loads((file.metadata() or {}).get(PREPARED_OF, "[]")))
 
 
 def _is_concept(path: Path) -> bool:

@@ -6,8 +6,10 @@ reports and concepts stay in its output and embeddings folders.
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
+import os
 import queue
 import tempfile
 import threading
@@ -34,7 +36,10 @@ from .work import PREPARED
 _TRIES = 3
 _POLL = 0.5  # seconds
 _PATIENCE = 120.0  # seconds that a host may be silent
+_FORGOTTEN = 5  # looks at a host that knows nothing of a graph
 _FOLDER = "attractor-sweep"
+OWN_SERVER = "ATTRACTOR_OWN_SERVER"
+"""Environment variable by which a host tells the sweep that it started who it is."""
 
 
 class OverHosts:
@@ -47,13 +52,18 @@ class OverHosts:
     def __init__(self, addresses: Sequence[str], plan: Plan):
         if not addresses:
             raise AttractorError("--hosts: give addresses such as http://10.0.0.5:8188, with commas between.")
-        self._hosts = [_Host(address) for address in dict.fromkeys(addresses)]
-        for host in self._hosts:
-            host.check(plan)
-        self.slots = len(self._hosts)
+        self._stop = threading.Event()
+        self._hosts = [_Host(address, self._stop) for address in dict.fromkeys(addresses)]
+        found = [host.check(plan) for host in self._hosts]
+        for host, stamps in zip(self._hosts[1:], found[1:], strict=True):
+            other = next((what for what, own in stamps.items() if found[0].get(what) != own), "")
+            if other:
+                raise AttractorError(f"{host.address}: has another version of {other} than {self._hosts[0].address}: "
+                                     "bring both to the same.")  # fmt: skip
+        self._stamps, self._dead = found[0], ""
+        self.slots = self.machines = len(self._hosts)
         self._tasks: queue.Queue[tuple[int, str, tuple, int]] = queue.Queue()
         self._results: queue.Queue[tuple[int, Any]] = queue.Queue()
-        self._stop = threading.Event()
         self._count = 0
         self._threads = [threading.Thread(target=self._serve, args=(h,), daemon=True) for h in self._hosts]
         for thread in self._threads:
@@ -66,8 +76,8 @@ class OverHosts:
         self.cancel()
 
     def stamps(self, plan: Plan) -> dict[str, str]:
-        """The host's samplers paint other pixels than diffusers': results are kept apart."""
-        return {"the pack": VERSION, "the back end": "ComfyUI", "the base model": Path(plan.model).name}
+        """Of the hosts' files. Their samplers paint other pixels than diffusers': results are kept apart."""
+        return {**self._stamps, "the back end": "ComfyUI"}
 
     def share(self, data: Any) -> Any:
         """As it is."""
@@ -80,7 +90,9 @@ class OverHosts:
         return self._count
 
     def next(self) -> tuple[int, Any] | None:
-        """The next that is done; None when there is none within a second."""
+        """The next that is done; None when there is none within a second. Raises AttractorError without any host."""
+        if self._dead:
+            raise AttractorError(f"no host answers any more, the last says: {self._dead}")
         try:
             return self._results.get(timeout=1.0)
         except queue.Empty:
@@ -107,6 +119,8 @@ class OverHosts:
                 else:
                     self._results.put((handle, Lost(f"{error} (tried {_TRIES} times)")))
                 self._wait_for(host, str(error))
+            except Exception as error:  # whatever it was, the sweep must hear of it
+                self._results.put((handle, Lost(f"{host.address}: {type(error).__name__}: {error}")))
 
     def _wait_for(self, host: _Host, why: str) -> None:
         """Until it answers again; where no host has answered for a while, nobody will do what waits."""
@@ -116,11 +130,7 @@ class OverHosts:
                 host.gone = None
                 return
             if all(h.gone is not None and time.monotonic() - h.gone > _PATIENCE for h in self._hosts):
-                try:
-                    handle, *_ = self._tasks.get_nowait()
-                    self._results.put((handle, Lost(why)))
-                except queue.Empty:
-                    pass
+                self._dead = why
 
     def _do(self, host: _Host, name: str, arguments: tuple) -> Any:
         plan, parcel = Plan.of(arguments[0]), arguments[2]
@@ -143,8 +153,8 @@ class _Gone(Exception):
 class _Host:
     """One ComfyUI, by its API."""
 
-    def __init__(self, address: str):
-        self.address = address.strip().rstrip("/")
+    def __init__(self, address: str, stop: threading.Event):
+        self.address, self._stop = address.strip().rstrip("/"), stop
         if urllib.parse.urlsplit(self.address).scheme not in ("http", "https"):
             raise AttractorError(f"--hosts: {address!r} is no address such as http://10.0.0.5:8188.")
         self.gone: float | None = None  # since when it does not answer
@@ -158,23 +168,29 @@ class _Host:
             return False
         return True
 
-    def check(self, plan: Plan) -> None:
-        """Raise AttractorError unless it can run the plan."""
+    def check(self, plan: Plan) -> dict[str, str]:
+        """The stamps of what a plan's results follow from there. Raises AttractorError unless it can run the plan."""
         try:
             known = self._json("/object_info/Attractor_Train")
-            version = self._json("/attractor/version").get("version") if known else None
-            models = self._json("/object_info/CheckpointLoaderSimple")
+            said = self._json("/attractor/version") if known else {}
+            query = urllib.parse.urlencode({
+                "model": _checkpoint(plan), "image_encoder": plan.image_encoder, "text_encoder": plan.text_encoder,
+                "backend": plan.masking.backend, "kind": plan.masking.saliency_model})  # fmt: skip
+            stamps = self._json(f"/attractor/version?{query}")["stamps"] if said.get("version") == VERSION else {}
         except _Gone as error:
             raise AttractorError(f"--hosts: {error}") from error
+        except urllib.error.HTTPError as error:
+            why = " ".join(error.read().decode("utf-8", "replace").split())[:300]
+            raise AttractorError(f"{self.address}: {_said_plainly(why)}") from error
         if not known:
             raise AttractorError(f"{self.address}: this ComfyUI does not have the Attractor pack. Install it there.")
-        if version != VERSION:
-            raise AttractorError(f"{self.address}: has version {version} of the pack, and this is {VERSION}: bring "
-                                 "both to the same.")  # fmt: skip
-        names = models["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0]
-        if plan.model != "demo" and Path(plan.model).name not in names:
-            there = ", ".join(names[:8]) or "none"
-            raise AttractorError(f"{self.address}: has no checkpoint {Path(plan.model).name}; there are {there}.")
+        if said.get("version") != VERSION:
+            raise AttractorError(f"{self.address}: has version {said.get('version')} of the pack, and this is "
+                                 f"{VERSION}: bring both to the same.")  # fmt: skip
+        if said.get("server") == os.environ.get(OWN_SERVER):
+            raise AttractorError(f"{self.address}: is the ComfyUI that runs this sweep, and would wait for itself. "
+                                 "Leave it out.")  # fmt: skip
+        return stamps
 
     def run(self, plan: Plan, parcel: Mapping[str, Any], run: Mapping[str, Any], stop: threading.Event) -> dict:
         """Queue a run's graph and fetch what it made."""
@@ -203,6 +219,7 @@ class _Host:
             number = self._json("/prompt", {"prompt": made, "client_id": f"attractor-{uuid.uuid4().hex}"})["prompt_id"]
         except urllib.error.HTTPError as error:
             raise AttractorError(f"{self.address} refuses the graph: {_said(error)}") from error
+        missing = 0
         while True:
             if stop.is_set():
                 self._take_back(number)
@@ -210,12 +227,20 @@ class _Host:
             found = self._json(f"/history/{number}").get(number)
             if found is not None:
                 break
+            missing = 0 if self._has(number) else missing + 1
+            if missing > _FORGOTTEN:
+                raise _Gone(f"{self.address}: knows nothing of the graph any more: it was started anew, or somebody "
+                            "took the graph out of its queue.")  # fmt: skip
             stop.wait(_POLL)
         if found["status"]["status_str"] != "success":
             errors = [data for kind, data in found["status"]["messages"] if kind == "execution_error"]
             why = errors[0].get("exception_message", "").strip() if errors else "it was interrupted there"
             raise AttractorError(f"{why} ({self.address})")
         return found["outputs"]
+
+    def _has(self, number: str) -> bool:
+        waiting = self._json("/queue")
+        return any(item[1] == number for name in ("queue_running", "queue_pending") for item in waiting[name])
 
     def _take_back(self, number: str) -> None:
         """Out of the queue; interrupted only where it is this one that runs."""
@@ -233,7 +258,10 @@ class _Host:
 
     def _json(self, path: str, data: dict | None = None) -> dict:
         answer = self._bytes(path, None if data is None else json.dumps(data).encode(), "application/json")
-        return json.loads(answer) if answer.strip() else {}
+        try:
+            return json.loads(answer) if answer.strip() else {}
+        except ValueError as error:
+            raise _Gone(f"{self.address}: answers, but not as a ComfyUI does.") from error
 
     def _post_file(self, path: str, name: str, folder: str, data: bytes) -> None:
         mark = uuid.uuid4().hex
@@ -253,13 +281,15 @@ class _Host:
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
                     return answer.read()
-            except urllib.error.HTTPError:
-                raise
-            except (OSError, urllib.error.URLError) as error:
-                if time.monotonic() > ends:
-                    why = getattr(error, "reason", error)
-                    raise _Gone(f"{self.address}: no ComfyUI answers there ({why}).") from error
-                time.sleep(2)
+            except urllib.error.HTTPError as error:
+                if error.code < 500:
+                    raise
+                why: Any = f"{error.code} {error.reason}"
+            except (OSError, http.client.HTTPException) as error:
+                why = getattr(error, "reason", None) or str(error) or type(error).__name__
+            if time.monotonic() > ends or self._stop.is_set():
+                raise _Gone(f"{self.address}: no ComfyUI answers there ({why}).")
+            self._stop.wait(2)
 
 
 def graph(plan: Plan, parcel: Mapping[str, Any], run: Mapping[str, Any], name: str) -> dict:
@@ -270,7 +300,7 @@ def graph(plan: Plan, parcel: Mapping[str, Any], run: Mapping[str, Any], name: s
     files, how = parcel["files"], plan.painting
     folder, split = f"{_FOLDER}/{parcel['key'][:16]}", any(path.startswith("train/") for path in files)
     loader = node("Attractor_LoadDemo") if plan.model == "demo" else node(
-        "CheckpointLoaderSimple", ckpt_name=Path(plan.model).name)  # fmt: skip
+        "CheckpointLoaderSimple", ckpt_name=_checkpoint(plan))  # fmt: skip
     model = {"model": ["model", 0], "clip": ["model", 1], "vae": ["model", 2]}
     settings = dict(run["settings"])
     grid = {"prompts": "\n".join(parcel["prompts"]), "negative": how.negative, "first_seed": how.first_seed,
@@ -315,6 +345,19 @@ def _with_text(pictures: Sequence[bytes], files: Mapping[str, bytes]) -> dict[st
     items = tuple(Generated(**item) for item in report["pictures"])
     made = Generations(images, items, report["class_word"], concept)
     return {f"{i:04d}.png": made.png(i) for i in range(len(items))}
+
+
+def _checkpoint(plan: Plan) -> str:
+    """The base model's name on a host."""
+    return Path(plan.model).name if Path(plan.model).is_absolute() else plan.model
+
+
+def _said_plainly(text: str) -> str:
+    """The message of an answer in JSON, or the answer."""
+    try:
+        return str(json.loads(text)["error"])
+    except (ValueError, KeyError, TypeError):
+        return text
 
 
 def _said(error: urllib.error.HTTPError) -> str:

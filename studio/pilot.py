@@ -24,9 +24,9 @@ _ROOM = 0.05  # between floor and ceiling, below which an encoder cannot tell a 
 class Prices:
     """What the user says, in one currency.
 
-    machine_hour: of a machine that runs as many tasks at once as this one did. shoot: of one product's photo shoot, all
-    in. photos_per_shoot: pictures that one gives. review: of a person who looks at one picture. photos: of the few
-    photos that each product is learnt from. setup: once, for beginning with it at all.
+    machine_hour: of one machine, with all of its GPUs. shoot: of one product's photo shoot, all in. photos_per_shoot:
+    pictures that one gives. review: of a person who looks at one picture. photos: of the few photos that each product
+    is learnt from. setup: once, for beginning with it at all.
     """
 
     machine_hour: float
@@ -60,7 +60,9 @@ class Picture:
 
 @dataclass
 class Product:
-    """One product of the pilot. seconds: of a worker, by part. failed: why there are no pictures at all."""
+    """One product of the pilot. seconds: a worker's, "once" and for a "picture". cost: of as many usable pictures as a
+    shoot gives. failed: why there are no pictures at all.
+    """
 
     name: str
     run: Run
@@ -69,6 +71,7 @@ class Product:
     verdict: str = ""
     grade: str = ""
     failed: str = ""
+    cost: float = 0.0
 
     @property
     def share(self) -> float:
@@ -77,70 +80,96 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Costs:
-    """Of one product with as many usable pictures as a shoot gives, and the number of products from which on it pays.
-
-    low, high: with the usable share at the ends of its interval, the better first; None where no picture can be used.
-    shoots: share of products that need a shoot after all. even: None where it never pays.
+class Mean:
+    """A mean over products with its 95% interval; None for both ends where one product, or products that all came out
+    alike, say nothing of others.
     """
 
-    product: float | None
-    low: float | None
-    high: float | None
-    picture: float | None
-    shoot_picture: float
-    shoots: float
-    even: int | None
-    machine_seconds: dict[str, float]
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float], bottom: float = 0.0, top: float = float("inf")) -> Mean:
+        """Of these values, whose interval is cut at what is possible."""
+        means = np.asarray(values, dtype=float)
+        if len(means) < 2 or float(means.std()) == 0:
+            return cls(float(means.mean()))
+        low, high = interval(means)
+        return cls(float(means.mean()), max(bottom, low), min(top, high))
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """What the pilot found. share: of usable pictures, over products that came through, with its 95% interval."""
+    """What the pilot found.
+
+    share: of usable pictures, over products that came through. product: cost of one with as many usable pictures as a
+    shoot gives, over all products; one without any pays for the attempt and for a shoot. seconds: a worker's, on
+    average, for a product once and for a picture. tasks: that shared a machine. runs_before: taken from the store.
+    prompts: whether a text encoder looked at them.
+    """
 
     products: list[Product]
-    share: float
-    low: float
-    high: float
+    share: Mean
+    product: Mean
     prices: Prices
-    slots: int
-    costs: Costs
+    seconds: dict[str, float]
+    tasks: int
+    runs_before: int
+    prompts: bool
+
+    @property
+    def even(self) -> int | None:
+        """Number of products from which on it pays; None where it never does."""
+        saved = self.prices.shoot - self.product.value
+        return None if saved <= 0 else max(1, int(np.ceil(self.prices.setup / saved)))
+
+    @property
+    def picture(self) -> float:
+        """Cost of one usable picture."""
+        return self.product.value / self.prices.photos_per_shoot
+
+    def total(self, products: int, each: float | None) -> float | None:
+        """Cost of so many products at so much each."""
+        return None if each is None else self.prices.setup + products * each
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        rows = [{"name": p.name, "share": p.share, "grade": p.grade, "verdict": p.verdict, "failed": p.failed,
-                 "seconds": p.seconds, "pictures": [asdict(one) for one in p.pictures]}
+        """For JSON, with the photos' hashes, by which all of this is found when one must be forgotten."""
+        rows = [{"name": p.name, "share": p.share, "cost": p.cost, "grade": p.grade, "verdict": p.verdict,
+                 "failed": p.failed, "seconds": p.seconds, "pictures": [asdict(one) for one in p.pictures]}
                 for p in self.products]  # fmt: skip
-        return {"format": 1, "share": self.share, "low": self.low, "high": self.high, "prices": asdict(self.prices),
-                "tasks_at_once": self.slots, "costs": asdict(self.costs), "products": rows}  # fmt: skip
+        return {"format": 1, "photos": self.photos, "share": asdict(self.share), "product": asdict(self.product),
+                "picture": self.picture, "even": self.even, "prices": asdict(self.prices), "seconds": self.seconds,
+                "tasks_on_a_machine": self.tasks, "runs_before": self.runs_before, "prompts_checked": self.prompts,
+                "products": rows}  # fmt: skip
 
-    def total(self, products: int, share: float) -> float | None:
-        """Cost of so many products at a usable share; None where none is usable."""
-        one = _product_cost(self.prices, self.slots, self.costs.machine_seconds, share, self.costs.shoots)
-        return None if one is None else self.prices.setup + products * one
+    @property
+    def photos(self) -> list[str]:
+        """SHA-256 of the products' photos."""
+        return sorted({one for p in self.products for one in (p.run.record or {}).get("photos", [])})
 
 
-def pilot(sweep: Sweep, prices: Prices, slots: int) -> Pilot:
-    """Judge a sweep of one run a product. slots: tasks that ran at once.
+def pilot(sweep: Sweep, prices: Prices, machines: int = 1) -> Pilot:
+    """Judge a sweep of one run a product. machines: on which it ran.
 
-    Raises AttractorError when no product came through.
+    A machine is taken to run as many tasks at once as each ran here, at the speed that was measured so. Raises
+    AttractorError when no product came through.
     """
-    prepared = {run.subject: _prepare_seconds(sweep, run) for run in sweep.runs}
-    products = [_product(sweep, run, prepared[run.subject]) for run in sweep.runs]
+    tasks = max(1, sweep.most_at_once // machines)
+    products = [_product(sweep, run) for run in sweep.runs]
     came = [p for p in products if p.pictures]
     if not came:
         raise AttractorError(f"no product came through, the first because: {products[0].failed}")
-    shares = np.array([p.share for p in came])
-    share = float(shares.mean())
-    low, high = interval(shares) if len(came) > 1 else (0.0, 1.0)
-    low, high = max(0.0, low), min(1.0, high)
+    for product in products:
+        product.cost = _cost(product, prices, tasks)
     seconds = {name: float(np.mean([p.seconds[name] for p in came])) for name in came[0].seconds}
-    shoots = sum(not p.pictures or p.share == 0 for p in products) / len(products)
-    costs = _costs(prices, slots, seconds, (share, low, high), shoots)
-    return Pilot(products, share, low, high, prices, slots, costs)
+    text = any(s["kind"] == "text" for s in report_of(sweep, came[0].run)["scores"])
+    before = sum(run.state == "stored" for run in sweep.runs)
+    return Pilot(products, Mean.of([p.share for p in came], top=1.0), Mean.of([p.cost for p in products]), prices,
+                 seconds, tasks, before, text)  # fmt: skip
 
 
-def _product(sweep: Sweep, run: Run, prepare: float) -> Product:
+def _product(sweep: Sweep, run: Run) -> Product:
     found = Product(run.subject, run)
     if run.record is None:
         found.failed = run.reason
@@ -148,17 +177,30 @@ def _product(sweep: Sweep, run: Run, prepare: float) -> Product:
     report = report_of(sweep, run)
     found.pictures = usable(report)
     parts, count = run.record["parts"], len(found.pictures)
+    record = sweep.store.record("subjects", run.record["subject_key"])
+    prepare = float(record["seconds"]) if record else 0.0
     found.seconds = {"once": prepare + parts["train"], "picture": (parts["paint"] + parts["score"]) / count}
     verdict = report.get("verdict") or {}
     found.verdict, found.grade = verdict.get("headline", ""), verdict.get("grade", "unknown")
     return found
 
 
+def _cost(product: Product, prices: Prices, tasks: int) -> float:
+    """Of a product with as many usable pictures as a shoot gives; without any, of the attempt and of a shoot."""
+    second = prices.machine_hour / 3600 / tasks
+    each = second * product.seconds.get("picture", 0.0) + prices.review
+    once = prices.photos + second * product.seconds.get("once", 0.0)
+    if product.share > 0:
+        return once + prices.photos_per_shoot / product.share * each
+    return once + len(product.pictures) * each + prices.shoot
+
+
 def usable(report: Mapping[str, Any]) -> list[Picture]:
     """Which pictures of a report can be used: at least half of the way from the base model's pictures to real photos of
     the subject, at least half of what the base model does for the prompt beyond chance, and no copy of a train photo.
 
-    The first image and the first text encoder decide. What cannot be told is not usable.
+    The first image and the first text encoder decide; without a text encoder nothing is asked of the prompt. What
+    cannot be told is not usable.
     """
     whole = [s for s in report["scores"] if s.get("region", "whole") == "whole"]
     image = next((s for s in whole if s["kind"] == "image"), None)
@@ -185,31 +227,3 @@ def usable(report: Mapping[str, Any]) -> list[Picture]:
 def _limit(score: Mapping[str, Any], low: str, high: str, part: float, room: float) -> float | None:
     a, b = score.get(low), score.get(high)
     return None if a is None or b is None or b - a <= room else a + part * (b - a)
-
-
-def _prepare_seconds(sweep: Sweep, run: Run) -> float:
-    record = sweep.store.record("subjects", run.record["subject_key"]) if run.record else None
-    return float(record["seconds"]) if record else 0.0
-
-
-def _product_cost(
-    prices: Prices, slots: int, seconds: Mapping[str, float], share: float, shoots: float
-) -> float | None:
-    """One product with as many usable pictures as a shoot gives; those that cannot be done pay for a shoot as well."""
-    if share <= 0:
-        return None
-    hour = prices.machine_hour / 3600 / slots
-    painted = prices.photos_per_shoot / share
-    made = prices.photos + hour * seconds["once"] + painted * (hour * seconds["picture"] + prices.review)
-    return made + shoots * prices.shoot
-
-
-def _costs(
-    prices: Prices, slots: int, seconds: dict[str, float], shares: Sequence[float], shoots: float
-) -> Costs:
-    product, worst, best = (_product_cost(prices, slots, seconds, share, shoots) for share in shares)
-    even = None
-    if product is not None and product < prices.shoot:
-        even = int(np.ceil(prices.setup / (prices.shoot - product))) if prices.setup else 1
-    picture = None if product is None else product / prices.photos_per_shoot
-    return Costs(product, best, worst, picture, prices.shoot / prices.photos_per_shoot, shoots, even, seconds)

@@ -34,15 +34,17 @@ def write_pilot(found: Pilot, sweep: Sweep, folder: Path) -> tuple[Path, Path]:
 
 def headline(found: Pilot) -> str:
     """The answer in a sentence."""
-    costs, prices = found.costs, found.prices
+    prices, even = found.prices, found.even
     failed = sum(not p.pictures for p in found.products)
     lost = f" {failed} of {len(found.products)} products could not be tried." if failed else ""
-    if costs.product is None:
+    lost += "" if found.prompts else " Whether pictures follow their prompts was not checked: no text encoder."
+    shoot = prices.shoot / prices.photos_per_shoot
+    each = f"{found.picture:,.2f} {prices.currency} a usable picture, {shoot:,.2f} by a photo shoot"
+    if not any(p.share for p in found.products):
         return f"None of the pictures can be used, so it does not pay at any price.{lost}"
-    each = f"{costs.picture:,.2f} {prices.currency} a usable picture, {costs.shoot_picture:,.2f} by a photo shoot"
-    if costs.even is None:
+    if even is None:
         return f"It does not pay: {each}.{lost}"
-    when = "from the first product on" if costs.even <= 1 else f"from {costs.even} products on"
+    when = "from the first product on" if even == 1 else f"from {even} products on"
     return f"It pays {when}: {each}.{lost}"
 
 
@@ -54,24 +56,23 @@ def render(found: Pilot, sweep: Sweep) -> str:
     seconds = sum(p.seconds["once"] + p.seconds["picture"] * len(p.pictures) for p in came)
     return template("pilot.html.j2", Path(__file__).parent).render(
         p=found, headline=headline(found), came=len(came), chart=vector(_chart(found)),
-        demo="demo" == sweep.plan.model, encoders=sorted(kinds.values()), hours=seconds / 3600 / found.slots,
+        demo="demo" == sweep.plan.model, encoders=sorted(kinds.values()), hours=seconds / 3600 / found.tasks,
+        shoots=sum(not one.share for one in found.products),
         shown=[_shown(product, sweep) for product in found.products[:_SHOWN]],
         more=max(0, len(found.products) - _SHOWN),
     )  # fmt: skip
 
 
 def _chart(found: Pilot) -> bytes:
-    last = max(10, 2 * (found.costs.even or 5))
+    last = max(10, 2 * (found.even or 5))
     products = [last * i // 20 for i in range(21)] if last > 20 else list(range(last + 1))
-    shares = (found.share, found.high, found.low)
-    ours = [_line(found, products, share) for share in shares]
+    ours = [_line(found, products, each) for each in (found.product.value, found.product.low, found.product.high)]
     shoots = [n * found.prices.shoot for n in products]
-    return break_even_svg(products, shoots, ours, found.costs.even, found.prices.currency)
+    return break_even_svg(products, shoots, ours, found.even, found.prices.currency)
 
 
-def _line(found: Pilot, products: Sequence[int], share: float) -> list[float] | None:
-    totals = [found.total(n, share) for n in products]
-    return None if any(total is None for total in totals) else [float(total or 0) for total in totals]
+def _line(found: Pilot, products: Sequence[int], each: float | None) -> list[float] | None:
+    return None if each is None else [float(found.total(n, each) or 0) for n in products]
 
 
 def _shown(product: Product, sweep: Sweep) -> dict[str, Any]:

@@ -117,6 +117,9 @@ class Plan:
                 raise AttractorError(f"{name} is empty: nothing would be trained.")
         if len(set(self.seeds)) < len(self.seeds):
             raise AttractorError(f"seeds: {', '.join(map(str, self.seeds))} names one twice.")
+        for name, values in self.grid.items():
+            if len({repr(value) for value in values}) < len(values):
+                raise AttractorError(f"grid: {name} names a value twice.")
         without = [prompt for prompt in self.prompts if SUBJECT not in prompt]
         if without:
             raise AttractorError(f"prompts: {without[0]!r} has no {SUBJECT} in it: write it there.")
@@ -162,11 +165,13 @@ class Plan:
             given["subjects"] = str(beside / Path(given["subjects"]).expanduser())
         for name in ("model", "models"):
             path = Path(str(given.get(name) or "")).expanduser()
-            if given.get(name) and beside is not None and (beside / path).exists():
+            if given.get(name) not in (None, "", "demo") and beside is not None and (beside / path).exists():
                 given[name] = str(beside / path)
-        given["methods"] = _methods(given.get("methods", ["attractor", "plain"]))
-        given["grid"] = {name: _list(values, f"grid: {name}") for name, values in _dict(given, "grid").items()}
-        given["settings"] = _dict(given, "settings")
+        given["methods"] = {name: _settings(own) for name, own in _methods(
+            given.get("methods", ["attractor", "plain"])).items()}  # fmt: skip
+        given["grid"] = {name: [_settings({name: value})[name] for value in _list(values, f"grid: {name}")]
+                         for name, values in _dict(given, "grid").items()}  # fmt: skip
+        given["settings"] = _settings(_dict(given, "settings"))
         given["seeds"] = tuple(_as(s, int, "seeds") for s in _list(given.get("seeds", [0]), "seeds"))
         given["prompts"] = tuple(str(p) for p in _list(given.get("prompts") or [], "prompts"))
         for name, kind in (("masking", Masking), ("painting", Painting)):
@@ -192,7 +197,7 @@ def read_plan(path: Path, subjects: str = "") -> Plan:
     return plan_from(text, str(path), path.resolve().parent, subjects)
 
 
-def plan_from(text: str, where: str, beside: Path, subjects: str = "") -> Plan:
+def plan_from(text: str, where: str, beside: Path | None, subjects: str = "") -> Plan:
     """A plan from YAML. where: what messages call it. beside: where relative paths start. subjects: see read_plan."""
     try:
         import yaml
@@ -214,9 +219,10 @@ def digest(data: Any) -> str:
 
 def _methods(given: Any) -> dict[str, dict]:
     """A list of known names, or a name with settings each."""
-    named = {one: METHODS.get(one) for one in given} if isinstance(given, list) else given
+    names_only = isinstance(given, list) and all(isinstance(one, str) for one in given)
+    named = {one: METHODS.get(one) for one in given} if names_only else given
     if not isinstance(named, dict):
-        raise AttractorError(f"methods: a list of {', '.join(METHODS)}, or names with settings.")
+        raise AttractorError(f"methods: a list of {', '.join(METHODS)}, or 'name: {{settings}}' lines.")
     found = {}
     for name, own in named.items():
         own = METHODS.get(name) if own is None else own
@@ -224,6 +230,12 @@ def _methods(given: Any) -> dict[str, dict]:
             raise AttractorError(f"methods: {name!r} is not one of {', '.join(METHODS)}: give its settings.")
         found[str(name)] = METHODS.get(name, {}) | own
     return found
+
+
+def _settings(given: dict) -> dict[str, Any]:
+    """Settings of the training with numbers as they are meant; what there is not is left to `Plan.training`."""
+    kinds = get_type_hints(TrainSettings)
+    return {str(name): _as(value, kinds[name], str(name)) if name in kinds else value for name, value in given.items()}
 
 
 def _known(data: dict, kind: Any, where: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ prompts_and_classes.txt is read as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,17 +37,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Folder:
-    """One subject of a set before its photos are read."""
+    """One subject of a set before its photos are read. wrong: why it cannot be used."""
 
     name: str
     path: Path
     word: str
     prompts: tuple[str, ...]
+    wrong: str = ""
 
     def read(self, held_out: float, seed: int) -> Case:
         """Its photos, split where they are not. held_out, seed: of that split. Raises AttractorError, naming the
         subject, when photos cannot be read or split, or a test photo is a near-duplicate of one to learn from.
         """
+        if self.wrong:
+            raise AttractorError(self.wrong)
         try:
             if not (self.path / "train").is_dir():
                 split = split_set(read_folder(self.path, self.word), held_out, seed)
@@ -62,8 +65,8 @@ class Folder:
 def find_subjects(folder: Path, default_prompts: Sequence[str] = ()) -> list[Folder]:
     """All subjects of a set, in the order of their names; no photo is opened.
 
-    default_prompts: where the set has none. Raises AttractorError, naming the folder or file, when there is no subject
-    or a subject has no prompts.
+    default_prompts: where the set has none. What is wrong with one subject is kept with it; raises AttractorError when
+    there is none.
     """
     if not folder.is_dir():
         raise AttractorError(f"{folder}: no such folder. Give a folder with a folder of photos for each subject.")
@@ -71,23 +74,35 @@ def find_subjects(folder: Path, default_prompts: Sequence[str] = ()) -> list[Fol
     prompts = {"": _lines(folder / "prompts.txt")} if (folder / "prompts.txt").is_file() else prompts
     found = []
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        if not (path / "train").is_dir() and not any(f.suffix.lower() in SUFFIXES for f in path.iterdir()):
-            continue
-        given = _lines(path / "class.txt") if (path / "class.txt").is_file() else []
-        word = given[0] if given else classes.get(path.name, path.name.replace("_", " "))
-        own = _lines(path / "prompts.txt") if (path / "prompts.txt").is_file() else None
-        kind = "live" if word in ("cat", "dog") else "object"
-        wanted = own or prompts.get(kind) or prompts.get("") or list(default_prompts)
-        if not wanted:
-            file = folder / "prompts.txt"
-            raise AttractorError(f"{path.name}: no prompts. Write {file}, one a line, with {SUBJECT} in each.")
-        missing = [p for p in wanted if SUBJECT not in p]
-        if missing:
-            raise AttractorError(f"{path.name}: the prompt {missing[0]!r} has no {SUBJECT} in it: write it there.")
-        found.append(Folder(path.name, path, word, tuple(wanted)))
+        try:
+            one = _found(path, classes, prompts, default_prompts)
+        except (AttractorError, OSError) as error:
+            why = str(error) if isinstance(error, AttractorError) else f"{path.name}: {error.strerror}."
+            one = Folder(path.name, path, path.name, (), why)
+        found += [one] if one else []
     if not found:
         raise AttractorError(f"{folder}: no folder in it holds photos. Give a folder with a folder for each subject.")
     return found
+
+
+def _found(
+    path: Path, classes: Mapping[str, str], prompts: Mapping[str, list[str]], default_prompts: Sequence[str]
+) -> Folder | None:
+    """A subject's folder; None where there are no photos in it."""
+    if not (path / "train").is_dir() and not any(f.suffix.lower() in SUFFIXES for f in path.iterdir()):
+        return None
+    given = _lines(path / "class.txt") if (path / "class.txt").is_file() else []
+    word = given[0] if given else classes.get(path.name, path.name.replace("_", " "))
+    own = _lines(path / "prompts.txt") if (path / "prompts.txt").is_file() else None
+    kind = "live" if word in ("cat", "dog") else "object"
+    wanted = own or prompts.get(kind) or prompts.get("") or list(default_prompts)
+    if not wanted:
+        file = path.parent / "prompts.txt"
+        raise AttractorError(f"{path.name}: no prompts. Write {file}, one a line, with {SUBJECT} in each.")
+    missing = [p for p in wanted if SUBJECT not in p]
+    if missing:
+        raise AttractorError(f"{path.name}: the prompt {missing[0]!r} has no {SUBJECT} in it: write it there.")
+    return Folder(path.name, path, word, tuple(wanted))
 
 
 def _lines(path: Path) -> list[str]:

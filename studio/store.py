@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -61,7 +62,8 @@ class Store:
         try:
             data = json.loads(self.read(self._name(kind, key)))
             files = data["files"]
-            whole = data["format"] == FORMAT and all(self._exists(_blob_name(blob)) for blob in files.values())
+            whole = data["format"] == FORMAT and all(
+                self._size(_blob_name(blob)) == data["sizes"][name] for name, blob in files.items())
         except AttractorError:
             raise
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
@@ -77,9 +79,10 @@ class Store:
         for name, data in files.items():
             blob = hashlib.sha256(data).hexdigest() + PurePosixPath(name).suffix
             blobs[name] = blob
-            if not self._exists(_blob_name(blob)):
+            if self._size(_blob_name(blob)) != len(data):
                 self.write(_blob_name(blob), data)
-        record = {"format": FORMAT, "key": key, "files": blobs, **what}
+        sizes = {name: len(data) for name, data in files.items()}
+        record = {"format": FORMAT, "key": key, "files": blobs, "sizes": sizes, **what}
         self.write(self._name(kind, key), json.dumps(record, sort_keys=True, indent=1).encode())
         return record
 
@@ -132,14 +135,22 @@ class Store:
             write_beside(self._inside(name), lambda path: path.write_bytes(data))
             return
         with self._speaking():
-            self._files.makedirs(f"{self._below}/{name}".rsplit("/", 1)[0], exist_ok=True)
-            self._files.pipe_file(f"{self._below}/{name}", data)
+            path = f"{self._below}/{name}"
+            beside = f"{path}.{uuid.uuid4().hex}.part"
+            self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            self._files.pipe_file(beside, data)
+            self._files.mv(beside, path)
 
-    def _exists(self, name: str) -> bool:
+    def _size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
         if self._root:
-            return self._inside(name).is_file()
-        with self._speaking():
-            return bool(self._files.exists(f"{self._below}/{name}"))
+            path = self._inside(name)
+            return path.stat().st_size if path.is_file() else None
+        try:
+            with self._speaking():
+                return int(self._files.size(f"{self._below}/{name}"))
+        except FileNotFoundError:
+            return None
 
     def _inside(self, name: str) -> Path:
         """A path below the store. Raises AttractorError when a link leads out of it."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..attractor.errors import AttractorError
 from ..metrics.compare import compare_reports
 from ..metrics.report import number
 from ..metrics.statistics import Difference, family, paired
@@ -59,15 +62,20 @@ def summary(sweep: Sweep) -> dict[str, Any]:
     """All of a sweep as plain data: its runs with where their files lie, what failed, and the table over the subjects
     of which every run is there.
     """
-    whole = [f.name for f in sweep.folders if all(r.record for r in sweep.runs if r.subject == f.name)]
-    names = list(dict.fromkeys(run.name for run in sweep.runs))
-    rows = []
+    by_subject: dict[str, list[Run]] = {}
+    for run in sweep.runs:
+        by_subject.setdefault(run.subject, []).append(run)
+    whole = [name for name, runs in by_subject.items() if all(run.record for run in runs)]
+    names, rows = list(sweep.by_name), []
     if whole:
-        reports = {name: {s: [report_of(sweep, r) for r in sweep.runs if r.name == name and r.subject == s]
-                          for s in whole} for name in names}  # fmt: skip
+        reports: dict[str, dict[str, list[dict]]] = {name: {} for name in names}
+        for subject in whole:
+            for run in by_subject[subject]:
+                reports[run.name].setdefault(subject, []).append(report_of(sweep, run))
         rows = over_subjects(reports)
     return {
-        "format": 1, "methods": names, "subjects": whole, "rows": rows, "counts": dict(sweep.counts),
+        "format": 1, "made": datetime.now(timezone.utc).isoformat(),
+        "methods": names, "subjects": whole, "rows": rows, "counts": dict(sweep.counts),
         "seeds": list(sweep.plan.seeds), "plan": sweep.plan.as_dict(), "stamps": sweep.stamps,
         "failed": [{"subject": r.subject, "method": r.name, "seed": r.seed, "why": r.reason}
                    for r in sweep.runs if r.state == "failed"],
@@ -111,15 +119,25 @@ def summary_name(plan: Plan) -> str:
 
 
 def save_concepts(sweep: Sweep, folder: Path) -> list[Path]:
-    """Write each concept under the names of subject, method, settings and seed, where stock nodes find it."""
-    written = []
+    """Write each concept under the names of subject, method, settings and seed, where stock nodes find it.
+
+    Raises AttractorError before anything is written when two would have the same name.
+    """
+    written: list[Path] = []
+    names = [_file_name(run) for run in sweep.runs]
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice:
+        raise AttractorError(f"--concepts: two concepts would be called {twice}: rename one of the subjects' folders.")
     for run in sweep.runs:
         if run.record is not None:
-            name = re.sub(r"[^\w.=-]+", "-", f"{run.subject} {run.name} {run.seed}")
-            path, data = folder / f"{name}.safetensors", sweep.store.file(run.record, "concept.safetensors")
+            path, data = folder / f"{_file_name(run)}.safetensors", sweep.store.file(run.record, "concept.safetensors")
             write_beside(path, lambda file, data=data: file.write_bytes(data))
             written.append(path)
     return written
+
+
+def _file_name(run: Run) -> str:
+    return re.sub(r"[^\w.=-]+", "-", f"{run.subject} {run.name} {run.seed}")
 
 
 def _row(sweep: Sweep, run: Run) -> dict[str, Any]:

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 from ..attractor.errors import AttractorError
 from ..training.photos import SUFFIXES
+from ..training.rights import FILES as MANIFESTS
 from .plan import MOST_RUNS, Plan, digest
 from .sets import Folder, find_subjects
 from .store import Store
 from .work import PREPARED, Parcel, stamps_of
 
-STATES = ("waiting", "running", "done", "stored", "failed")
-_MANIFESTS = ("manifest.csv", "manifest.json")
+STATES = ("waiting", "sent", "done", "stored", "failed")
 _KEY_FORMAT = 1  # counted up when what a result follows from is counted in another way
 
 
@@ -127,7 +127,9 @@ class _Chunk:
 
 
 class Sweep:
-    """The runs of a plan, in its order. counts: runs by state."""
+    """The runs of a plan, in its order. counts: runs by state; by_name: by their names, too. most_at_once: tasks that
+    were under way together.
+    """
 
     def __init__(self, plan: Plan, store: Store, executor: Executor, watcher: Watcher | None = None):
         self.plan, self.store, self._executor, self._watcher = plan, store, executor, watcher
@@ -142,6 +144,8 @@ class Sweep:
         self.stamps = executor.stamps(plan)
         self.started = datetime.now(timezone.utc)
         self.counts = Counter({"waiting": len(self.runs)})
+        self.by_name = {name: Counter({"waiting": count}) for name, count in Counter(r.name for r in self.runs).items()}
+        self.most_at_once = 0
         self._data = executor.share(plan.as_dict())
         self._subjects: dict[str, _Subject] = {}
         self._in_flight: dict[Any, _Chunk | str] = {}
@@ -165,6 +169,7 @@ class Sweep:
                 self._submit_chunks()
                 if not self._in_flight:
                     continue
+                self.most_at_once = max(self.most_at_once, min(len(self._in_flight), self._executor.slots))
                 came = self._executor.next()
                 if came is None:
                     self._say(None, "")
@@ -179,6 +184,10 @@ class Sweep:
         each = len(self.plan.runs_of_a_subject())
         for i, folder in enumerate(self.folders):
             runs = self.runs[i * each : (i + 1) * each]
+            if folder.wrong:
+                self._failed(runs, folder.wrong)
+                yield folder.name
+                continue
             try:
                 parcel = parcel_of(folder, self.plan, self.stamps)
             except OSError as error:
@@ -188,8 +197,7 @@ class Sweep:
             missing = []
             for run in runs:
                 settings = self.plan.training(run.method, run.variant, run.seed)
-                run.key = digest({"subject": parcel.key, "settings": asdict(settings), "format": _KEY_FORMAT,
-                                  "cpus": self.plan.cpus})  # fmt: skip
+                run.key = digest({"subject": parcel.key, "settings": asdict(settings), "format": _KEY_FORMAT})
                 run.record = self.store.record("runs", run.key)
                 if run.record is None:
                     missing.append((run, settings.card()))
@@ -215,8 +223,11 @@ class Sweep:
         self._subjects[parcel.name] = subject
         record = self.store.record("subjects", parcel.key)
         if record is not None:
-            subject.prepared = self._executor.share(self.store.file(record, PREPARED))
-            return
+            try:
+                subject.prepared = self._executor.share(self.store.file(record, PREPARED))
+                return
+            except AttractorError as error:  # damaged: it is made again
+                self._say(None, str(error))
         handle = self._executor.submit("prepare", self._data, self.stamps, subject.parcel)
         self._in_flight[handle] = parcel.name
 
@@ -239,7 +250,7 @@ class Sweep:
                                        [s.prepared for s in subjects], rows)  # fmt: skip
         self._in_flight[handle] = chunk
         for run in chunk.runs:
-            self._now(run, "running")
+            self._now(run, "sent")
         self._say(chunk.runs[0], "")
 
     def _take(self, handle: Any, result: Any) -> None:
@@ -291,8 +302,9 @@ class Sweep:
 
     def _now(self, run: Run, state: str) -> None:
         """Counts it, and lets go of a subject with nothing left to do."""
-        self.counts[run.state] -= 1
-        self.counts[state] += 1
+        for counts in (self.counts, self.by_name[run.name]):
+            counts[run.state] -= 1
+            counts[state] += 1
         run.state = state
         subject = self._subjects.get(run.subject)
         if subject is not None and state in ("done", "failed") and run in subject.left:
@@ -317,12 +329,13 @@ def parcel_of(folder: Folder, plan: Plan, stamps: dict[str, str]) -> Parcel:
     files = {}
     for place in places:
         for path in sorted(place.iterdir()) if place.is_dir() else ():
-            if (path.suffix.lower() in SUFFIXES or path.name in _MANIFESTS) and path.is_file():
+            if (path.suffix.lower() in SUFFIXES or path.name.lower() in MANIFESTS) and path.is_file():
                 files[path.relative_to(folder.path).as_posix()] = path.read_bytes()
     key = digest({
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, "word": folder.word,
         "prompts": folder.prompts, "masking": asdict(plan.masking), "painting": asdict(plan.painting),
         "held_out": plan.held_out, "split_seed": plan.split_seed, "stamps": stamps, "format": _KEY_FORMAT,
+        "cpus": plan.cpus, "encoders": [plan.image_encoder, plan.text_encoder],
     })  # fmt: skip
     return Parcel(key, folder.name, folder.word, folder.prompts, files)
 

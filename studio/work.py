@@ -26,10 +26,12 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
+from ..attractor.clipseg import FOLDER_NAME
 from ..attractor.errors import AttractorError
 from ..attractor.photo_masks import mask_set
-from ..backend.sources import mask_sources, model_folders
-from ..metrics.encoders import load_encoder
+from ..attractor.saliency import KINDS
+from ..backend.sources import in_folders, mask_sources, model_folders
+from ..metrics.encoders import encoder_file, load_encoder
 from ..metrics.generations import Generated, Generations, eight_bit
 from ..metrics.page import write_report
 from ..metrics.scores import score
@@ -46,6 +48,7 @@ from .plan import Plan
 from .sets import Case, Folder
 
 PREPARED = "prepared.safetensors"
+PREPARED_OF = "attractor_prepared_of"  # in its metadata: SHA-256 of the photos, for whoever must forget one
 _CASES = 4  # subjects that a worker keeps in memory
 _BLOCK, _BLOCKS = 1 << 16, 64  # of a large file, that stand for it
 
@@ -91,7 +94,7 @@ def prepare(plan: dict, stamps: dict, parcel: dict) -> dict:
         with _ready(plan, stamps) as (made, model), torch.inference_mode(False):
             sent = Parcel(**parcel)
             with sent.folder() as folder:
-                case = Folder(sent.name, folder, sent.word, sent.prompts).read(made.held_out, made.split_seed)
+                case = _read(sent, folder, made)
             for photos in (case.train, case.test):
                 check_rights(photos)
             how, folders = made.masking, model_folders(made.models or None)
@@ -104,7 +107,9 @@ def prepare(plan: dict, stamps: dict, parcel: dict) -> dict:
                 "items": [asdict(item) for item in base.items], "base_model": base.base_model}  # fmt: skip
         tensors = {f"mask/{i}": _bits(p.mask) for i, p in enumerate(masked.photos) if p.mask is not None}
         tensors["base"] = _bits(base.images)
-        data = write_tensors(tensors, metadata={"info": json.dumps(info, sort_keys=True)})
+        seen = [p.sha256 for p in (*case.train.photos, *case.test.photos)]
+        data = write_tensors(tensors, metadata={"info": json.dumps(info, sort_keys=True),
+                                                PREPARED_OF: json.dumps(sorted(seen))})  # fmt: skip
         return {"files": {PREPARED: data}, "info": info, "seconds": time.perf_counter() - started, "worker": _here()}
     except Exception as error:  # a worker says what it could not do, whatever it was
         return {"error": _reason(error), "worker": _here()}
@@ -118,30 +123,48 @@ def perform(plan: dict, stamps: dict, parcels: Sequence[dict], prepared: Sequenc
     """
     try:
         with _ready(plan, stamps) as (made, model), torch.inference_mode(False):
-            cases, bases = zip(*map(_case, parcels, prepared), strict=True)
+            subjects = [_case_or_why(parcel, data) for parcel, data in zip(parcels, prepared, strict=True)]
             encoders = _encoders(made)
+            good = [run for run in runs if not isinstance(subjects[run["subject"]], str)]
+            wanted = [(subjects[run["subject"]][0], TrainSettings(**run["settings"])) for run in good]
             started = time.perf_counter()
-            trained = _train(model, [(cases[run["subject"]], TrainSettings(**run["settings"])) for run in runs])
-            each = (time.perf_counter() - started) / len(runs)
+            trained = dict(zip([run["key"] for run in good], _train(model, wanted), strict=True))
+            each = (time.perf_counter() - started) / max(1, len(good))
             found = []
-            for run, concept in zip(runs, trained, strict=True):
-                case, base = cases[run["subject"]], bases[run["subject"]]
-                found.append({"key": run["key"], "worker": _here(), **_judge(model, made, case, base, concept, encoders,
-                                                                             each)})  # fmt: skip
+            for run in runs:
+                one, key = subjects[run["subject"]], run["key"]
+                if isinstance(one, str):
+                    found.append({"key": key, "worker": _here(), "error": one})
+                    continue
+                case, base = one
+                judged = _judge(model, made, case, base, trained[key], encoders, each)
+                found.append({"key": key, "worker": _here(), **judged})
             return found
     except Exception as error:
         return [{"key": run["key"], "error": _reason(error), "worker": _here()} for run in runs]
 
 
+def _read(sent: Parcel, folder: Path, plan: Plan) -> Case:
+    """Split, with the subject's name in the place of the folder that it lies in for a while."""
+    try:
+        return Folder(sent.name, folder, sent.word, sent.prompts).read(plan.held_out, plan.split_seed)
+    except AttractorError as error:
+        raise AttractorError(str(error).replace(str(folder), sent.name)) from error
+
+
 def stamps_of(plan: Plan) -> dict[str, str]:
-    """What a worker must have in common with whoever sent it work: the pack's version, and the base model's and the
-    encoders' files. Raises AttractorError when they are not on this machine.
+    """What a worker must have in common with whoever sent it work: the pack's version, and the files of base model,
+    encoders and masks. Raises AttractorError when the base model is not on this machine.
     """
-    found = {"the pack": VERSION, "the base model": _model_stamp(plan.model)}
+    found = {"the pack": VERSION, "torch": torch.__version__.split("+")[0], "the base model": _model_stamp(plan.model)}
     folders = model_folders(plan.models or None)
     for name in _names(plan):
-        path = next((folder / name for folder in folders if (folder / name).exists()), None)
-        found[f"the encoder {name}"] = file_stamp(path) if path else "comes with a package"
+        path = encoder_file(name, folders)
+        found[f"the encoder {name}"] = file_stamp(path) if path else "not there"
+    for name, file in (("saliency", KINDS[plan.masking.saliency_model].file), ("text", FOLDER_NAME)):
+        if plan.masking.backend in ("auto", name):
+            path = in_folders(folders, file)
+            found[f"the mask model {file}"] = file_stamp(path) if path.exists() else "not there"
     return found
 
 
@@ -205,6 +228,14 @@ def _encoders(plan: Plan) -> list[Any]:
     if "encoders" not in _loaded:
         _loaded["encoders"] = [load_encoder(name, model_folders(plan.models or None)) for name in _names(plan)]
     return _loaded["encoders"]
+
+
+def _case_or_why(parcel: dict, prepared: bytes) -> Any:
+    """A subject as `prepare` left it, or why it cannot be had."""
+    try:
+        return _case(parcel, prepared)
+    except Exception as error:
+        return _reason(error)
 
 
 def _case(parcel: dict, prepared: bytes) -> tuple[Case, Generations]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import signal
@@ -16,7 +17,9 @@ import comfy.model_management
 import comfy.utils
 
 from ...attractor.errors import AttractorError
+from ...studio.hosts import OWN_SERVER
 from .progress import send_text
+from .routes import SERVER
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "cli" / "standalone.py"
 _COUNT = re.compile(r"^(\d+) of (\d+) runs")
@@ -34,8 +37,8 @@ def run_command(arguments: Sequence[str], node_id: str | None) -> None:
         comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()
     process = subprocess.Popen(  # noqa: S603 - our own script, no shell
-        [sys.executable, "-P", str(_SCRIPT), *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        encoding="utf-8", errors="replace",
+        [sys.executable, str(_SCRIPT), *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        encoding="utf-8", errors="replace", env={**os.environ, "PYTHONIOENCODING": "utf-8", OWN_SERVER: SERVER},
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )  # fmt: skip
     try:
@@ -43,6 +46,9 @@ def run_command(arguments: Sequence[str], node_id: str | None) -> None:
     except BaseException:
         _end(process)
         raise
+    if process.returncode < 0:
+        raise AttractorError(f"the sweep's own process was killed (signal {-process.returncode}), perhaps because "
+                             "memory ran out. Queue again: what is done is not done twice.")  # fmt: skip
     if process.returncode:
         last = said[-1] if said else f"it ended with {process.returncode}"
         raise AttractorError(last.removeprefix(f"attractor {arguments[0]}: "))
@@ -79,9 +85,9 @@ def _read(stream: IO[str] | None, lines: queue.Queue[str | None]) -> None:
 def _end(process: subprocess.Popen) -> None:
     """As Ctrl-C would, and by force when that is not heard."""
     if process.poll() is None:
-        process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
         try:
+            process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
             process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, OSError):  # it does not listen, or there is no console to send it by
             process.kill()
             process.wait()

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import re
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from server import PromptServer
 from ...attractor.errors import AttractorError
 from ...metrics.page import PAGES
 from ...metrics.study import NotThere, Study, VotesError, open_study
-from ...training.concept import check_name, load_concept
+from ...training.concept import check_name
 from ...training.run_card import VERSION
 from . import folders, panels
 
@@ -27,6 +28,9 @@ STUDY = "/attractor/study/"
 _PAGE = Path(__file__).parents[2] / "metrics" / "study.html"
 _LARGEST_VOTE = 4096  # bytes
 _LONGEST_ID = 200
+_OF_A_SWEEP = re.compile(r"sweep-[0-9a-f]{16}")
+SERVER = uuid.uuid4().hex
+"""This run of the host, so that a sweep in its own queue does not wait for itself."""
 
 
 def register() -> None:
@@ -88,9 +92,25 @@ async def _report(request: web.Request) -> web.Response:
     return web.Response(text=page, content_type="text/html", headers=headers)
 
 
-async def _version(_: web.Request) -> web.Response:
-    """By which a sweep from another machine sees that it speaks to the same pack."""
-    return web.json_response({"version": VERSION})
+async def _version(request: web.Request) -> web.Response:
+    """By which a sweep from another machine sees whom it speaks to, and what its results would follow from here."""
+    names = ("model", "image_encoder", "text_encoder", "backend", "kind")
+    given = {name: request.query.get(name, "") for name in names}
+    stamps = await _answer(lambda: _stamps(**given)) if given["model"] else {}
+    return web.json_response({"version": VERSION, "server": SERVER, "stamps": stamps})
+
+
+def _stamps(model: str, image_encoder: str, text_encoder: str, backend: str, kind: str) -> dict[str, str]:
+    from ...studio.plan import Masking, Plan  # late, for the host's start
+    from ...studio.work import stamps_of
+
+    for name in (image_encoder, text_encoder):
+        if Path(name).name != name:
+            raise AttractorError(f"{name!r} is no encoder's name.")
+    path = model if model == "demo" else str(folders.checkpoint(model))
+    masking = Masking(backend or "auto", kind or "u2netp")
+    return stamps_of(Plan("", path, masking=masking, image_encoder=image_encoder, text_encoder=text_encoder,
+                          models=str(folders.model_folders()[0])))  # fmt: skip
 
 
 async def _concept(request: web.Request) -> web.Response:
@@ -99,9 +119,8 @@ async def _concept(request: web.Request) -> web.Response:
 
     def read() -> bytes:
         path = folders.embeddings_folder() / f"{check_name(name)}.safetensors"
-        if not path.is_file():
+        if not _OF_A_SWEEP.fullmatch(name) or not path.is_file():
             raise NotThere(f"{name}: no such concept in the embeddings folder.")
-        load_concept(path)  # nothing but a concept is given out
         return path.read_bytes()
 
     return web.Response(body=await _answer(read, _plain), content_type="application/octet-stream")

@@ -1,8 +1,11 @@
 """Which pictures a pilot counts as usable."""
 
+import math
+
 import pytest
 from attractor_pack.attractor.errors import AttractorError
-from attractor_pack.studio.pilot import Prices, usable
+from attractor_pack.studio.pilot import Mean, Picture, Pilot, Prices, Product, _cost, usable
+from attractor_pack.studio.sweep import Run
 
 
 def report(held_out, nearest, text, ceiling=0.9, pixels=()):
@@ -26,7 +29,35 @@ def test_what_cannot_be_told_is_not_usable():
     assert [p.why for p in usable(report([0.9], [0.8], [0.3], ceiling=None))] == [("unknown",)]
     without = report([0.9], [0.8], [0.3])
     without["scores"] = without["scores"][:1]
-    assert usable(without)[0].usable, "without a text encoder the prompt is not asked about"
+    assert usable(without)[0].usable, "without a text encoder the prompt is not asked about, and the page says so"
+
+
+def product(shares, seconds=(100.0, 2.0)):
+    pictures = [Picture(i, "p", 0, usable) for i, usable in enumerate(shares)]
+    return Product("x", Run("x", "attractor", {}, 0), pictures, {"once": seconds[0], "picture": seconds[1]})
+
+
+def test_each_product_costs_what_its_own_share_asks_for():
+    """By hand: a second costs .001 (7.2 an hour, two tasks), a picture .002 and a look at it .50."""
+    prices = Prices(machine_hour=7.2, shoot=100.0, photos_per_shoot=5, review=0.5, photos=3.0, setup=900.0)
+    half, tenth, none = product([1, 0]), product([1] + [0] * 9), product([0] * 4)
+    assert _cost(half, prices, 2) == pytest.approx(3 + 0.1 + 10 * 0.502)
+    assert _cost(tenth, prices, 2) == pytest.approx(3 + 0.1 + 50 * 0.502)
+    assert _cost(none, prices, 2) == pytest.approx(3 + 0.1 + 4 * 0.502 + 100)
+    assert _cost(Product("y", half.run, failed="damaged"), prices, 2) == pytest.approx(3 + 100)
+    costs = [_cost(one, prices, 2) for one in (half, tenth, none)]
+    found = Pilot([half, tenth, none], Mean.of([0.5, 0.1, 0.0]), Mean.of(costs), prices, {}, 2, 0, True)
+    mean = sum(costs) / 3
+    assert found.product.value == pytest.approx(mean) and found.product.low < mean < found.product.high
+    assert found.even == math.ceil(900 / (100 - mean))
+    assert found.total(found.even, mean) <= found.even * 100
+    assert found.total(found.even - 1, mean) > (found.even - 1) * 100
+
+
+def test_products_that_all_came_out_alike_say_nothing_certain_of_others():
+    assert Mean.of([1.0, 1.0]) == Mean(1.0, None, None) and Mean.of([0.4]).low is None
+    found = Mean.of([0.9, 1.0, 0.2], top=1.0)
+    assert 0 <= found.low < found.value < found.high == 1.0
 
 
 def test_prices_that_cannot_be_are_refused():

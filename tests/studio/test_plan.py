@@ -1,5 +1,6 @@
 """Plans as people write them, right and wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ WRONG = {
     "subjects: [": "not YAML",
     "subjects: x\nmethods: [ours]": "'ours' is not one of attractor, plain, masked",
     "subjects: x\nmethods: []": "methods is empty",
+    "subjects: x\nmethods: [attractor, {strong: {vectors: 2}}]": "methods: a list of attractor, plain, masked, or",
+    "subjects: x\ngrid: {vectors: [1, 1]}": "grid: vectors names a value twice",
     "subjects: x\nseeds: []": "seeds is empty",
     "subjects: x\nseeds: [1, 1]": "names one twice",
     "subjects: x\nseeds: 3": "a list is expected",
@@ -39,7 +42,7 @@ def test_what_is_wrong_with_a_plan_is_named(text):
 
 
 def test_a_million_runs_are_refused_before_they_are_counted_out():
-    rates = ", ".join(f"1e-{n % 5 + 1}" for n in range(1000))
+    rates = ", ".join(f"{n + 1}e-5" for n in range(1000))
     with pytest.raises(AttractorError, match=f"at most {MOST_RUNS:,}"):
         plan_from(f"subjects: x\ngrid: {{learning_rate: [{rates}], ema: [{rates}]}}", "plan.yaml", Path())
 
@@ -60,3 +63,15 @@ painting: {cfg: 7}"""
     assert (settings.strength, settings.vectors, settings.learning_rate, settings.steps) == (0.5, 2, 1e-3, 50)
     assert settings.seed == 4 and plan.training("plain", {}, 3).strength == 0
     assert type(plan).of(plan.as_dict()) == plan, "a worker has another plan than the driver"
+
+
+def test_a_plan_is_the_same_after_a_way_through_json(tmp_path):
+    """YAML reads 5e-05, which is how JSON writes .00005, as a text."""
+    plan = plan_from("subjects: x\nsettings: {learning_rate: 0.00005}\ngrid: {ema: [0.00001, 0.5]}", "plan", tmp_path)
+    (tmp_path / "plan.json").write_text(json.dumps(plan.as_dict()), encoding="utf-8")
+    assert read_plan(tmp_path / "plan.json") == plan
+
+
+def test_demo_is_the_demo_whatever_lies_beside_the_plan(tmp_path):
+    (tmp_path / "demo").mkdir()
+    assert plan_from("subjects: x\nmodel: demo", "plan", tmp_path).model == "demo"

@@ -1,7 +1,6 @@
 """Sweeps on real Ray processes: the same concepts on one process and on several machines, whatever dies on the way."""
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -16,12 +15,13 @@ from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.studio import work
 from attractor_pack.studio.cluster import OverRay
 from attractor_pack.studio.forget import forget, hashes_of, search
-from attractor_pack.studio.pilot import Prices, _costs, pilot
+from attractor_pack.studio.pilot import Prices, pilot
 from attractor_pack.studio.pilot_page import headline, write_pilot
 from attractor_pack.studio.plan import plan_from
+from attractor_pack.studio.sets import find_subjects
 from attractor_pack.studio.store import Store
 from attractor_pack.studio.summary import summary
-from attractor_pack.studio.sweep import InProcess, Sweep
+from attractor_pack.studio.sweep import InProcess, Sweep, parcel_of
 from attractor_pack.tools.studio.catalogue import write_catalogue
 from attractor_pack.training.concept import load_concept
 
@@ -179,20 +179,17 @@ def test_a_pilot_says_what_it_costs_and_shows_what_failed(alone, tmp_path):
     sweep.run()
     assert sweep.counts["stored"] == 2 and sweep.counts["failed"] == 1
     prices = Prices(machine_hour=7.2, shoot=100.0, photos_per_shoot=5, review=0.5, photos=3.0, setup=900.0)
-    found = pilot(sweep, prices, 2)
-    assert [p.name for p in found.products if p.failed] == ["item-01"] and found.low <= found.share <= found.high
+    found = pilot(sweep, prices)
+    assert [p.name for p in found.products if p.failed] == ["item-01"] and found.products[1].cost == 103.0
+    assert found.product.value == pytest.approx(sum(p.cost for p in found.products) / 3)
     data, page = write_pilot(found, sweep, tmp_path)
     html = page.read_text(encoding="utf-8")
     assert "02.png: the image is damaged" in html and html.count('class="product"') == 3 and headline(found) in html
+    assert "not checked: no text encoder" in headline(found) and "follow" not in found.products[0].pictures[0].why
     assert json.loads(data.read_text(encoding="utf-8"))["prices"]["shoot"] == 100.0
-    sure = replace(found, share=0.5, costs=_costs(prices, 2, {"once": 100.0, "picture": 2.0}, (0.5, 0.25, 1.0), 1 / 3))
-    # a worker's second costs .001, ten pictures are looked at for five, and a third of the products need a shoot
-    assert sure.costs.product == pytest.approx(3 + 0.1 + 10 * (0.002 + 0.5) + 100 / 3)
-    assert sure.costs.high == pytest.approx(3 + 0.1 + 20 * 0.502 + 100 / 3)
-    assert sure.costs.even == math.ceil(900 / (100 - sure.costs.product)) == 16
-    assert sure.total(16, 0.5) < 16 * 100 and sure.total(15, 0.5) > 15 * 100
-    never = _costs(prices, 2, {"once": 100.0, "picture": 2.0}, (0.0, 0.0, 0.0), 1.0)
-    assert never.product is None and never.even is None and "does not pay" in headline(replace(found, costs=never))
+    photo = alone.folders[0].path / "train" / "00.png"
+    traces = search(hashes_of([str(photo)]), [tmp_path]).traces
+    assert {f.name for trace in traces for f in trace.files} == {"pilot.json", "pilot.html"}
 
 
 def start(plan, store):
@@ -244,6 +241,47 @@ def test_a_sweep_that_is_stopped_goes_on_and_two_at_once_share_a_store_though_on
     found = Store(str(store))
     assert sorted(found.keys("runs")) == sorted(done(alone))
     assert concepts(found, done(alone), tmp_path) == concepts(alone.store, done(alone), tmp_path)
+
+
+CHANGES = {
+    "another photo": lambda plan, folder: (plan, (folder / "train" / "00.png").write_bytes(b"other"))[0],
+    "a manifest, however it is spelt": lambda plan, folder: (plan, (folder / "train" / "Manifest.CSV").write_text(
+        "photo,training\n00.png,no"))[0],
+    "another class word": lambda plan, folder: (plan, (folder / "class.txt").write_text("jug"))[0],
+    "other prompts": lambda plan, folder: (plan, (folder / "prompts.txt").write_text("one <subject>"))[0],
+    "another encoder": lambda plan, _: replace(plan, image_encoder="efficientnet-lite0"),
+    "a text encoder": lambda plan, _: replace(plan, text_encoder="demo-clip"),
+    "masks": lambda plan, _: replace(plan, masking=replace(plan.masking, backend="saliency")),
+    "painting": lambda plan, _: replace(plan, painting=replace(plan.painting, cfg=4.0)),
+    "threads": lambda plan, _: replace(plan, cpus=2),
+    "the split": lambda plan, _: replace(plan, split_seed=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_result_is_not_taken_for_another_ones(plan, tmp_path, change):
+    """Whatever a result follows from is in its key."""
+    shutil.copytree(plan.parent / "catalogue" / "item-00", tmp_path / "set" / "item-00")
+    made = replace(plan_from(PLAN, "plan.yaml", plan.parent), subjects=str(tmp_path / "set"))
+
+    def key(of):
+        return parcel_of(find_subjects(tmp_path / "set")[0], of, InProcess().stamps(of)).key
+
+    before = key(made)
+    assert key(made) == before
+    assert key(CHANGES[change](made, tmp_path / "set" / "item-00")) != before
+
+
+def test_one_subject_without_prompts_does_not_stop_the_others(plan, tmp_path):
+    shutil.copytree(plan.parent / "catalogue", tmp_path / "catalogue")
+    (tmp_path / "catalogue" / "item-00" / "prompts.txt").write_text("a cup on the moon", encoding="utf-8")
+    (tmp_path / "catalogue" / "item-02" / "class.txt").write_bytes(b"\xff\xfe\x00")
+    sweep = Sweep(plan_from(PLAN, "plan.yaml", tmp_path), Store(str(tmp_path / "store")), InProcess())
+    reading = sweep._read_subjects()
+    assert [next(reading) for _ in range(3)] == ["item-00", "item-01", "item-02"]
+    why = {run.subject: run.reason for run in sweep.runs if run.state == "failed"}
+    assert "has no <subject> in it" in why["item-00"] and "cannot be read as UTF-8" in why["item-02"]
+    assert sweep.counts["waiting"] == 4
 
 
 def test_a_cluster_that_does_not_answer_is_said_at_once():
