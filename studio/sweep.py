@@ -239,8 +239,18 @@ class Sweep:
             if any(self._subjects[name].prepared is None for name in names):  # those that failed are not among them
                 continue
             self._chunks.remove(chunk)
-            if left:
+            if left and not self._done_elsewhere([chunk.runs[i] for i in left]):
                 self._submit(_Chunk([chunk.runs[i] for i in left], [chunk.settings[i] for i in left]), names)
+
+    def _done_elsewhere(self, runs: Sequence[Run]) -> bool:
+        """Whether another sweep has put all of them into the store by now; some alone would change the batch."""
+        records = [self.store.record("runs", run.key) for run in runs]
+        if not all(records):
+            return False
+        for run, record in zip(runs, records, strict=True):
+            run.record = record
+            self._now(run, "stored")
+        return True
 
     def _submit(self, chunk: _Chunk, names: Sequence[str]) -> None:
         subjects = [self._subjects[name] for name in names]
@@ -285,6 +295,9 @@ class Sweep:
         if "error" in found:
             self._failed([run], found["error"])
             return
+        if self._done_elsewhere([run]):  # what is there is never written over
+            self._say(run, "")
+            return
         what = {"what": "a run", "subject": run.subject, "method": run.method, "variant": run.variant, "seed": run.seed,
                 "seconds": found["seconds"], "parts": found["parts"], "worker": found["worker"],
                 "subject_key": self._subjects[run.subject].key, "photos": self._subjects[run.subject].photos,
@@ -307,7 +320,7 @@ class Sweep:
             counts[state] += 1
         run.state = state
         subject = self._subjects.get(run.subject)
-        if subject is not None and state in ("done", "failed") and run in subject.left:
+        if subject is not None and state in ("done", "stored", "failed") and run in subject.left:
             subject.left.remove(run)
             if not subject.left:
                 del self._subjects[run.subject]

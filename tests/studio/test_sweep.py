@@ -185,7 +185,8 @@ def test_a_pilot_says_what_it_costs_and_shows_what_failed(alone, tmp_path):
     data, page = write_pilot(found, sweep, tmp_path)
     html = page.read_text(encoding="utf-8")
     assert "02.png: the image is damaged" in html and html.count('class="product"') == 3 and headline(found) in html
-    assert "not checked: no text encoder" in headline(found) and "follow" not in found.products[0].pictures[0].why
+    assert found.prompts and "not checked" not in headline(found)
+    assert "not checked: no text encoder" in headline(replace(found, prompts=False))
     assert json.loads(data.read_text(encoding="utf-8"))["prices"]["shoot"] == 100.0
     photo = alone.folders[0].path / "train" / "00.png"
     traces = search(hashes_of([str(photo)]), [tmp_path]).traces
