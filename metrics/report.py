@@ -86,7 +86,7 @@ class Report:
     def as_csv(self) -> str:
         """A row for each picture, encoder and region."""
         out = io.StringIO()
-        writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
+        writer = csv.DictWriter(out, CSV_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for s in self.scores:
             for row in s.pictures:

@@ -40,7 +40,7 @@ class Score:
     photos', copies the copy check, retrieval the ranks among look-alikes.
     kind "text": text is the similarity of picture and prompt, with the class word in the subject's place, floor the
     same for the base model, chance and chance_floor those of pictures and the other prompts, follows and follows_floor
-    the differences of the two (None with one prompt).
+    the differences of the two (None with one prompt); beyond_chance and beyond_chance_floor of each picture as well.
     over_floor: what the pictures are above the base model's of the same prompts and seeds, with prompts as units.
     What needs the base model's pictures is None without them.
     """
@@ -304,6 +304,9 @@ def _text_score(encoder: Encoder, seen: _Seen, generations: Generations) -> Scor
     found = replace(found, floor=float(plain.mean()), over_floor=_over(values, plain, generations))
     if plain_others is None:
         return found
+    if others is not None:
+        for row, own_margin, floor in zip(rows, values - others, plain - plain_others, strict=True):
+            row |= {"beyond_chance": round(float(own_margin), 5), "beyond_chance_floor": round(float(floor), 5)}
     return replace(found, chance_floor=float(plain_others.mean()),
                    follows_floor=_over(plain, plain_others, generations))  # fmt: skip
 

@@ -17,6 +17,7 @@ from ..metrics.verdict import HALF_WAY, KEPT
 from .summary import report_of
 from .sweep import Run, Sweep
 
+_ROOM_OF_A_PROMPT = 0.02  # beyond chance, below which a prompt asks nothing
 _ROOM = 0.05  # between floor and ceiling, below which an encoder cannot tell a likeness
 
 
@@ -197,7 +198,7 @@ def _cost(product: Product, prices: Prices, tasks: int) -> float:
 
 def usable(report: Mapping[str, Any]) -> list[Picture]:
     """Which pictures of a report can be used: at least half of the way from the base model's pictures to real photos of
-    the subject, at least half of what the base model does for the prompt beyond chance, and no copy of a train photo.
+    the subject, at least half of what the base model does for that prompt beyond chance, and no copy of a train photo.
 
     The first image and the first text encoder decide; without a text encoder nothing is asked of the prompt. What
     cannot be told is not usable.
@@ -206,7 +207,7 @@ def usable(report: Mapping[str, Any]) -> list[Picture]:
     image = next((s for s in whole if s["kind"] == "image"), None)
     text = next((s for s in whole if s["kind"] == "text"), None)
     likeness = _limit(image, "floor", "ceiling", HALF_WAY, _ROOM) if image else None
-    prompt = _limit(text, "chance_floor", "floor", KEPT, 0.0) if text else None
+    asked = _asked(text["pictures"]) if text else {}
     copies = (image or {}).get("copies")
     pixels = {copy["picture"] for copy in report.get("pixel_copies") or []}
     found = []
@@ -219,9 +220,23 @@ def usable(report: Mapping[str, Any]) -> list[Picture]:
             why += ["subject"] if row["held_out"] < likeness else []
             why += ["copy"] if row["nearest_train_similarity"] > copies["threshold"] or i in pixels else []
         if text is not None:
-            why += ["unknown"] if prompt is None else ["prompt"] if text["pictures"][i]["text"] < prompt else []
+            least, own = asked.get(item["prompt"]), text["pictures"][i].get("beyond_chance")
+            why += ["unknown"] if least is None or own is None else ["prompt"] if least > 0 and own < least else []
         found.append(Picture(i, item["prompt"], item["seed"], not why, tuple(dict.fromkeys(why))))
     return found
+
+
+def _asked(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of each prompt, what a picture must reach beyond chance: a part of what the base model's pictures of it do.
+
+    0 where those hardly do: such a prompt ("a photo of a cup") asks nothing that the encoder could miss.
+    """
+    floors: dict[str, list[float]] = {}
+    for row in rows:
+        if "beyond_chance_floor" in row:
+            floors.setdefault(row["prompt"], []).append(row["beyond_chance_floor"])
+    means = {prompt: float(np.mean(values)) for prompt, values in floors.items()}
+    return {prompt: KEPT * mean if mean > _ROOM_OF_A_PROMPT else 0.0 for prompt, mean in means.items()}
 
 
 def _limit(score: Mapping[str, Any], low: str, high: str, part: float, room: float) -> float | None:

@@ -23,7 +23,7 @@ from .store import Store
 from .work import PREPARED, Parcel, stamps_of
 
 STATES = ("waiting", "sent", "done", "stored", "failed")
-_KEY_FORMAT = 1  # counted up when what a result follows from is counted in another way
+_KEY_FORMAT = 2  # counted up when what a result follows from is counted in another way
 
 
 class Executor(Protocol):

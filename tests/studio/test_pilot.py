@@ -8,18 +8,19 @@ from attractor_pack.studio.pilot import Mean, Picture, Pilot, Prices, Product, _
 from attractor_pack.studio.sweep import Run
 
 
-def report(held_out, nearest, text, ceiling=0.9, pixels=()):
+def report(held_out, nearest, text, ceiling=0.9, pixels=(), floor=0.12):
     keys = [{"prompt": f"p{i}", "seed": 0} for i in range(len(held_out))]
     image = {"kind": "image", "floor": 0.3, "ceiling": ceiling, "copies": {"threshold": 0.95}, "pictures": [
         k | {"held_out": h, "nearest_train_similarity": n} for k, h, n in zip(keys, held_out, nearest, strict=True)]}
-    words = {"kind": "text", "floor": 0.32, "chance_floor": 0.2, "pictures": [
-        k | {"text": t} for k, t in zip(keys, text, strict=True)]}  # fmt: skip
+    words = {"kind": "text", "pictures": [
+        k | {"text": 0.2 + t, "beyond_chance": t, "beyond_chance_floor": floor}
+        for k, t in zip(keys, text, strict=True)]}  # fmt: skip
     return {"pictures": keys, "scores": [image, words], "pixel_copies": [{"picture": i} for i in pixels]}
 
 
 def test_a_picture_is_usable_that_is_the_product_follows_the_prompt_and_copies_nothing():
     found = usable(report([0.61, 0.59, 0.7, 0.7, 0.99, 0.7], [0.8, 0.8, 0.8, 0.96, 0.8, 0.8],
-                          [0.27, 0.27, 0.25, 0.3, 0.3, 0.3], pixels=(4,)))  # fmt: skip
+                          [0.07, 0.07, 0.05, 0.1, 0.1, 0.1], pixels=(4,)))  # fmt: skip
     assert [p.why for p in found] == [(), ("subject",), ("prompt",), ("copy",), ("copy",), ()]
     assert [p.usable for p in found] == [True, False, False, False, False, True]
 
@@ -27,6 +28,7 @@ def test_a_picture_is_usable_that_is_the_product_follows_the_prompt_and_copies_n
 def test_what_cannot_be_told_is_not_usable():
     assert [p.why for p in usable(report([0.9], [0.8], [0.3], ceiling=0.34))] == [("unknown",)]
     assert [p.why for p in usable(report([0.9], [0.8], [0.3], ceiling=None))] == [("unknown",)]
+    assert usable(report([0.9], [0.8], [-0.1], floor=0.01))[0].usable, "such a prompt asks nothing"
     without = report([0.9], [0.8], [0.3])
     without["scores"] = without["scores"][:1]
     assert usable(without)[0].usable, "without a text encoder the prompt is not asked about, and the page says so"
