@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 from attractor_pack.attractor.errors import AttractorError
+from attractor_pack.cli.main import main as attractor
 from attractor_pack.studio import work
 from attractor_pack.studio.cluster import OverRay
 from attractor_pack.studio.forget import forget, hashes_of, search
+from attractor_pack.studio.gate import digest
 from attractor_pack.studio.pilot import Prices, pilot
 from attractor_pack.studio.pilot_page import headline, write_pilot
 from attractor_pack.studio.plan import plan_from
@@ -22,8 +25,11 @@ from attractor_pack.studio.sets import find_subjects
 from attractor_pack.studio.store import Store
 from attractor_pack.studio.summary import summary
 from attractor_pack.studio.sweep import InProcess, Sweep, parcel_of
+from attractor_pack.studio.work import PREPARED, PREPARED_OF
 from attractor_pack.tools.studio.catalogue import write_catalogue
 from attractor_pack.training.concept import load_concept
+from PIL import Image
+from safetensors import safe_open
 
 PLAN = """
 subjects: catalogue
@@ -80,8 +86,6 @@ def test_a_poisoned_subject_fails_alone_with_its_reason(alone):
     run = next(run for run in alone.runs if run.record)
     report = json.loads(alone.store.file(run.record, "report.json"))
     assert report["split_certificate"] is None and len(report["held_out_photos"]) == 4
-    from PIL import Image
-
     path = alone.store.file_path(run.record, "0000.png")
     made = json.loads(Image.open(path).text["attractor"])
     assert made["concept_sha256"] == report["concept_sha256"] and made["run_card"] == report["run_card"]
@@ -119,8 +123,8 @@ class Killer:
         if run is not None and run.state == "done":
             self.ended.append(run.key)
         if self.killed is None and self.ended:
-            busy = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]
-                    and p.info["cmdline"][0].startswith("ray::call")]  # fmt: skip
+            ours = psutil.Process().children(recursive=True)
+            busy = [p for p in ours if p.is_running() and p.cmdline()[:1] and p.cmdline()[0].startswith("ray::call")]
             if busy:
                 self.killed = busy[0].pid
                 os.kill(self.killed, signal.SIGKILL)
@@ -148,6 +152,41 @@ def test_two_machines_give_the_same_bits_though_a_worker_is_killed(plan, alone, 
     for key in done(sweep):
         ours, theirs = (json.loads(s.file(s.record("runs", key), "report.json")) for s in (store, alone.store))
         assert ours["scores"] == theirs["scores"]
+
+
+@pytest.mark.slow
+def test_every_link_from_photo_to_decision_is_walked_both_ways_from_the_store_alone(alone, tmp_path):
+    root = Path(alone.store.path(""))
+    records = {kind: [json.loads(p.read_text()) for p in (root / kind).glob("*.json")] for kind in ("subjects", "runs")}
+
+    def blob(record, name):
+        return Path(alone.store.file_path(record, name))
+
+    photo = hashes_of([str(alone.folders[0].path / "train" / "00.png")])[0]
+
+    subject = next(r for r in records["subjects"] if photo in r["photos"])
+    with safe_open(blob(subject, PREPARED), "pt") as file:
+        assert photo in json.loads(file.metadata()[PREPARED_OF])
+        masks = [key for key in file.keys() if key.startswith("mask/")]
+    assert len(masks) == len(subject["info"]["train"])
+    run = next(r for r in records["runs"] if r["subject_key"] == subject["key"])
+    concept = load_concept(blob(run, "concept.safetensors"))
+    assert photo in concept.run_card["train_photos"]
+    made = json.loads(Image.open(blob(run, "0001.png")).text["attractor"])
+    report = json.loads(blob(run, "report.json").read_text())
+    assert made["concept_sha256"] == report["concept_sha256"] == concept.sha256
+    assert (report["pictures"][1]["prompt"], report["pictures"][1]["seed"]) == (made["prompt"], made["seed"])
+    attractor(["gate", str(blob(run, "report.json")), "--policy", "internal-draft", "--out", str(tmp_path / "d.json")])
+    decision = json.loads((tmp_path / "d.json").read_text())
+
+    assert decision["report_sha256"] == digest(report) and photo in decision["train_photos"]
+    back = next(r for r in records["runs"] if digest(json.loads(blob(r, "report.json").read_text()))
+                == decision["report_sha256"])  # fmt: skip
+    painted_by = json.loads(Image.open(blob(back, "0000.png")).text["attractor"])["concept_sha256"]
+    assert load_concept(blob(back, "concept.safetensors")).sha256 == painted_by == decision["concept_sha256"]
+    origin = next(r for r in records["subjects"] if r["key"] == back["subject_key"])
+    on_disk = {hashes_of([str(p)])[0] for f in alone.folders for p in f.path.glob("*/*.png")}
+    assert set(decision["train_photos"]) <= set(origin["photos"]) <= on_disk
 
 
 @pytest.mark.slow

@@ -1,6 +1,4 @@
-"""`python -P -m attractor_pack.tools.studio.pilot`: docs/pilot.html, over eight things of the demo world and a ninth with a
-damaged photo, under made-up prices.
-"""
+"""`python -P -m attractor_pack.tools.studio.pilot`: docs/pilot.html, of eight demo things and a damaged one."""
 
 from __future__ import annotations
 
