@@ -36,7 +36,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """grade: the worst of subject, prompt and copies; headline: that in a sentence; answers: the four questions'."""
+    """grade: the worst of subject, prompt and copies, and not good where the subject's is unknown; headline: that in a
+    sentence; answers: the four questions'.
+    """
 
     grade: str
     headline: str
@@ -50,6 +52,8 @@ def judge(report: Report) -> Verdict:
     answers = (_subject(image), _prompt(text), _copies(image, report), _certainty(image, report))
     known = [a.grade for a in answers[:3] if a.grade != "unknown"]
     grade = max(known, key=GRADES.index) if known else "unknown"
+    if grade == "good" and answers[0].grade == "unknown":
+        grade = "unknown"  # nothing is good of which nobody knows whether it is the subject
     return Verdict(grade, _headline(answers, report.generations.class_word or "subject"), answers)
 
 

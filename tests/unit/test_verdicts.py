@@ -70,6 +70,7 @@ def test_words_do_not_say_more_than_the_figures(world, reports):
     alone = score(paints(unseen), None, train, held_out, [encoder]).verdict
     assert [a.grade for a in alone.answers[:2]] == ["unknown", "unknown"]
     assert "base_generations" in alone.answers[0].text
+    assert alone.answers[2].grade == "good" and alone.grade == "unknown", "good, though nobody knows what it shows"
     one = score(paints(unseen, 1), paints(others, 1), train, held_out, [encoder]).verdict
     assert one.answers[0].grade == "unknown" and one.answers[3].grade == "poor"
     same = score(paints(others[:4]), paints(others[:4]), train, held_out, [encoder]).verdict
