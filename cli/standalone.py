@@ -12,7 +12,7 @@ import types  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 if __name__ == "__main__":
-    for name in ("SIGBREAK", "SIGTERM"):  # as Ctrl-C, which leaves what is held in order
+    for name in ("SIGINT", "SIGBREAK", "SIGTERM"):  # also where whoever started the host has it ignore Ctrl-C
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
     package = types.ModuleType("attractor_pack")

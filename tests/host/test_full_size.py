@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(1500)]
 KINDS = ["sd15", *(["sdxl"] if os.environ.get("ATTRACTOR_TEST_SDXL") else [])]  # SDXL has its own make target
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=KINDS, scope="module")
 def checkpoint(server, request):
-    """(kind, file name) of a full-size checkpoint in the server's folder, which is taken away afterwards."""
+    """(kind, file name) of a full-size checkpoint in the server's folder for all tests, taken away afterwards."""
     folder = server.base / "models" / "checkpoints"
     folder.mkdir(exist_ok=True)
     path = folder / f"random-{request.param}.safetensors"
@@ -66,7 +66,7 @@ def test_train_save_and_load_again(server, said, checkpoint):
 def test_layers_of_their_own(server, said, checkpoint):
     """P+ at full size: trained with checkpointing, painted by the stock sampler through its own contexts."""
     kind, file = checkpoint
-    settings = {**TRAINING, "steps": 2, "background_steps": 0, "batch_size": 1, "resolution": 128, "views": 1,
+    settings = {**TRAINING, "steps": 1, "background_steps": 0, "batch_size": 1, "resolution": 128, "views": 1,
                 "representation": "XTI", "checkpointing": True, "learning_rate": 0.05}  # fmt: skip
     painted = {"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     prompt = "a photo of a <subject> on a beach"

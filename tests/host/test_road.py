@@ -23,7 +23,7 @@ def test_all_nodes_are_there_under_an_odd_folder_name(server):
     known = {name for name in server.object_info() if name.startswith("Attractor_")}
     assert known == {f"Attractor_{n}" for n in ("LoadSubject", "Split", "Mask", "Train", "SaveConcept", "LoadConcept",
                                                "Prompt", "SampleGrid", "Score", "LoadDemo", "Propose", "Compare",
-                                               "Study", "ReleaseGate")}  # fmt: skip
+                                               "Study", "Sweep", "ReleaseGate")}  # fmt: skip
 
 
 def test_photos_in_scored_concept_out(server):

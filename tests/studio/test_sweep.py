@@ -34,7 +34,7 @@ from safetensors import safe_open
 PLAN = """
 subjects: catalogue
 methods: [attractor, plain]
-settings: {steps: 5, background_steps: 3, batch_size: 2, resolution: 64, vectors: 2, views: 2}
+settings: {steps: 4, background_steps: 2, batch_size: 2, resolution: 64, vectors: 2, views: 1}
 seeds: [0, 1]
 painting: {seeds: 1, steps: 2, cfg: 3, size: 64}
 masking: {backend: none}
@@ -47,7 +47,7 @@ together: 2
 def plan(tmp_path_factory):
     """Two subjects, and a third with a photo that is cut short."""
     folder = tmp_path_factory.mktemp("studio")
-    photo = write_catalogue(folder / "catalogue", 3, prompts=2) / "item-01" / "train" / "02.png"
+    photo = write_catalogue(folder / "catalogue", 3, prompts=1) / "item-01" / "train" / "02.png"
     photo.write_bytes(photo.read_bytes()[:200])
     (folder / "plan.yaml").write_text(PLAN, encoding="utf-8")
     return folder / "plan.yaml"
@@ -105,7 +105,8 @@ class Mover:
 @pytest.mark.slow
 def test_a_store_that_goes_away_half_way_ends_the_sweep_and_keeps_what_it_has(alone, tmp_path):
     store = tmp_path / "store"
-    sweep = Sweep(alone.plan, Store(str(store)), InProcess(), Mover(store))
+    plan = replace(alone.plan, methods={"plain": alone.plan.methods["plain"]}, together=1)
+    sweep = Sweep(plan, Store(str(store)), InProcess(), Mover(store))
     with pytest.raises(AttractorError, match="the store is gone"):
         sweep.run()
     assert sweep.counts["done"] == 1 and not store.exists()
@@ -232,10 +233,15 @@ def test_a_pilot_says_what_it_costs_and_shows_what_failed(alone, tmp_path):
     assert {f.name for trace in traces for f in trace.files} == {"pilot.json", "pilot.html"}
 
 
+def _hears_interrupts():
+    """As in a terminal; what runs in a shell's background is started with interrupts ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(plan, store):
     return subprocess.Popen([sys.executable, "-P", "-m", "attractor_pack.cli.main", "sweep", str(plan), "--store",
                              str(store), "--json", str(store) + f"{time.monotonic_ns()}.json"],
-                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+                            stderr=subprocess.PIPE, text=True, preexec_fn=_hears_interrupts)  # fmt: skip
 
 
 def wait_for(store, count, process):
