@@ -35,7 +35,7 @@ def test_train_save_and_load_again(server, said, checkpoint):
         return {"base": node("CheckpointLoaderSimple", ckpt_name=file), **nodes}
 
     before = _peak(server.pid)
-    settings = {**TRAINING, "steps": 2, "background_steps": 2, "batch_size": 1, "vectors": 2, "resolution": 128,
+    settings = {**TRAINING, "steps": 2, "background_steps": 1, "batch_size": 1, "vectors": 2, "resolution": 128,
                 "views": 1}  # fmt: skip
     run = server.queue(loaded(
         demo=node("Attractor_LoadDemo"),
