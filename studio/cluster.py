@@ -29,7 +29,6 @@ class OverRay:
     def __init__(self, address: str = "", cpus: int = 1, gpus: float | None = None):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what matters comes as an exception
         try:
             import ray
             import ray.exceptions
