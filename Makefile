@@ -15,7 +15,7 @@ test: $(STAMP) lint
 	$(VENV)/bin/python -P -m pytest -n $(WORKERS) --dist loadfile
 
 test-fast: $(STAMP)
-	$(VENV)/bin/python -P -m pytest tests/unit tests/studio -m "not slow"
+	$(VENV)/bin/python -P -m pytest tests/unit tests/studio -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-full: $(STAMP)
 	ATTRACTOR_TEST_SDXL=1 $(VENV)/bin/python -P -m pytest tests/host/test_full_size.py -s
