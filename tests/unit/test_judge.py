@@ -8,6 +8,7 @@ from attractor_pack.tools import judge as judges
 from attractor_pack.tools.pretrain.judge import accuracy, held_out
 
 
+@pytest.mark.slow
 def test_the_judge_reads_unseen_renders():
     pictures, labels = held_out(0, 600)
     found = accuracy(judges.load(), pictures, labels)

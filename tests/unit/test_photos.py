@@ -94,6 +94,7 @@ def test_damaged_files_are_named(tmp_path, name, content, says):
     assert name in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_file_with_forty_thousand_pixels_a_side_is_refused(tmp_path):
     Image.new("1", (40000, 40000)).save(tmp_path / "huge.png")
     with pytest.raises(AttractorError, match=r"huge\.png.*(pixels)"):

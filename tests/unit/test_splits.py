@@ -64,6 +64,7 @@ def test_descriptors_of_a_mirror_image_need_no_second_look(dreambooth):
     assert np.mean(np.linalg.norm(mirrored.points[plain] - expected, axis=1) < 2) < 0.3
 
 
+@pytest.mark.slow
 def test_the_two_cats_fall_on_one_side_for_every_seed(dreambooth):
     cat = read_folder(dreambooth / "cat", "cat")
     for seed in range(20):
