@@ -28,6 +28,7 @@ from ..metrics.page import write_comparison, write_report
 from ..metrics.report import read_report
 from ..metrics.scores import score as score_pictures
 from ..metrics.splits import Certificate, split_set
+from ..studio.manifest import manifest
 from ..training.concept import Concept, check_name, load_concept, save_concept, write_beside
 from ..training.loop import Silent
 from ..training.loop import train as train_concept
@@ -50,6 +51,7 @@ def split(chosen: Namespace) -> dict:
         "groups": found.groups,
         "warnings": found.warnings,
         "certificate": json.loads(found.certificate.to_json()),
+        "photos": manifest(found.train, found.held_out),
     }
 
 

@@ -44,6 +44,7 @@ from ..training.rights import check_rights
 from ..training.run_card import VERSION
 from ..training.settings import TrainSettings
 from ..training.together import Job, train_together
+from .manifest import manifest
 from .plan import Plan
 from .sets import Case, Folder
 
@@ -103,6 +104,7 @@ def prepare(plan: dict, stamps: dict, parcel: dict) -> dict:
             base = _paint(model, None, case, made)
         info = {"train": masked.names, "held_out": case.test.names, "word": case.train.class_word,
                 "certificate": case.train.certificate and json.loads(case.train.certificate.to_json()),
+                "photos": manifest(case.train, case.test),
                 "verdicts": {p.name: p.judgement() for p in masked.photos}, "without": dict(sources.missing),
                 "items": [asdict(item) for item in base.items], "base_model": base.base_model}  # fmt: skip
         tensors = {f"mask/{i}": _bits(p.mask) for i, p in enumerate(masked.photos) if p.mask is not None}

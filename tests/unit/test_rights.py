@@ -106,3 +106,22 @@ def test_the_command_line_refuses_before_it_loads_a_model(photos, tmp_path, caps
     code = cli(["train", str(photos), "--word", "backpack", "--model", "demo", "--out", str(out), "--steps", "1"])
     said = capsys.readouterr().err
     assert code == 1 and "expired on 2020-01-01" in said and not out.exists()
+
+
+def test_a_split_tells_of_each_photo_what_legal_asks(photos, tmp_path):
+    """Hashes, split, group of near-duplicates and rights; no place, no EXIF."""
+    from PIL import ImageOps
+
+    first = sorted(photos.glob("*.jpg"))[0]
+    ImageOps.mirror(Image.open(first)).save(photos / "mirrored.jpg", quality=92)
+    (photos / "manifest.csv").write_text(rows(photos), encoding="utf-8")
+    assert cli(["split", str(photos), "--held-out", "1", "--json", str(tmp_path / "s.json")]) == 0
+    found = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    told = {row["photo"]: row for row in found["photos"]}
+    assert set(told) == {p.name for p in photos.glob("*.jpg")}
+    assert [n for n, row in told.items() if row["split"] == "held_out"] == found["held_out"]
+    assert told[first.name]["duplicate_group"] == told["mirrored.jpg"]["duplicate_group"] is not None
+    assert sum(row["duplicate_group"] is None for row in told.values()) == len(told) - 2
+    for row in told.values():
+        assert len(row["sha256"]) == 64 and len(row["phash"]) == 16 and row["rights"]["consent"] == "C-17"
+    assert str(photos) not in json.dumps(found)
