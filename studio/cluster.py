@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ class OverRay:
         except ImportError as error:
             raise AttractorError("Sweeps need Ray: run 'pip install attractor-pack[studio]'.") from error
         self._ray: Any = ray
+        if find_spec("diffusers") is None:
+            raise AttractorError(
+                "Sweeps over Ray train with diffusers, which is not there: run 'pip install diffusers accelerate' in "
+                "this Python, or give ComfyUI hosts in the place of Ray."
+            )
         _check_reachable(address)
         here: dict[str, Any] = {} if address else {"num_cpus": os.cpu_count()}
         try:

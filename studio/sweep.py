@@ -142,7 +142,6 @@ class Sweep:
             )
         self.runs = [Run(folder.name, *one) for folder in self.folders for one in each]
         self.stamps = executor.stamps(plan)
-        self.started = datetime.now(timezone.utc)
         self.counts = Counter({"waiting": len(self.runs)})
         self.by_name = {name: Counter({"waiting": count}) for name, count in Counter(r.name for r in self.runs).items()}
         self.most_at_once = 0

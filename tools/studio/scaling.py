@@ -20,8 +20,8 @@ from typing import Any
 from ...studio.plan import Plan
 from ...studio.store import Store
 from ...studio.summary import summary
-from ...studio.sweep import Sweep
-from ...studio.work import PREPARED, stamps_of
+from ...studio.sweep import InProcess, Sweep
+from ...studio.work import PREPARED
 
 
 @dataclass(frozen=True)
@@ -34,44 +34,26 @@ class Times:
     driver_run: float
 
 
-class Replay:
+class Replay(InProcess):
     """Hands back the same recorded results at once, so that only the driver's own work is left."""
 
     slots = 64
 
     def __init__(self, prepared: dict, run: dict):
+        super().__init__()
         self._prepared, self._run = prepared, run
-        self._waiting: deque[tuple[int, Any]] = deque()
-        self._count = 0
-
-    def stamps(self, plan: Plan) -> dict[str, str]:
-        """Of the files on this machine."""
-        return stamps_of(plan)
-
-    def share(self, data: Any) -> Any:
-        """As it is."""
-        return data
-
-    def submit(self, name: str, *arguments: Any) -> int:
-        """Its result is known already."""
-        self._count += 1
-        result = self._prepared if name == "prepare" else [self._of(row["key"], i) for i, row in
-                                                           enumerate(arguments[-1])]  # fmt: skip
-        self._waiting.append((self._count, result))
-        return self._count
-
-    def _of(self, key: str, place: int) -> dict:
-        """The recorded run in files of its own, which the store does not have yet: with white space at their end."""
-        own = format(self._count * 256 + place, "b").translate({48: " ", 49: "\t"}).encode()
-        return {**self._run, "key": key, "files": {name: data + own for name, data in self._run["files"].items()}}
 
     def next(self) -> tuple[int, Any]:
-        """The result of the first."""
-        return self._waiting.popleft()
+        """The result of the first, which is known already."""
+        handle, name, arguments = self._waiting.popleft()
+        if name == "prepare":
+            return handle, self._prepared
+        return handle, [self._of(handle * 256 + i, row["key"]) for i, row in enumerate(arguments[-1])]
 
-    def cancel(self) -> None:
-        """Nothing is under way."""
-        self._waiting.clear()
+    def _of(self, number: int, key: str) -> dict:
+        """The recorded run in files of its own, which the store does not have yet: with white space at their end."""
+        own = format(number, "b").translate({48: " ", 49: "\t"}).encode()
+        return {**self._run, "key": key, "files": {name: data + own for name, data in self._run["files"].items()}}
 
 
 def driver_seconds(store: Store, plan: Plan, copies: int) -> tuple[float, float, float]:
