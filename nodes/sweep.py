@@ -43,7 +43,7 @@ class Sweep(io.ComfyNode):
             search_aliases=["batch training", "many subjects", "catalogue", "Ray", "grid search", "benchmark"],
             category=CATEGORY,
             description="Train, paint and score many subjects with several methods, settings and seeds, on this "
-            "machine or on others. What was done once is kept and never done again. Needs 'pip install ray'.",
+            "machine or on others. What was done once is kept and never done again. Needs 'pip install ray diffusers'.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
