@@ -80,6 +80,8 @@ def driver_seconds(store: Store, plan: Plan, copies: int) -> tuple[float, float,
             sweep = Sweep(own, Store(str(folder / "store")), Replay(prepared, run))
             began = time.perf_counter()
             sweep.run()
+            if sweep.counts["failed"]:
+                raise SystemExit(f"nothing was measured: {next(r.reason for r in sweep.runs if r.state == 'failed')}")
             taken[len(seeds)] = (time.perf_counter() - began) / copies
             began = time.perf_counter()
             summary(sweep)
