@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import write_beside, write_json
 from ..studio.plan import METHODS, Masking, Painting, Plan
 from ..studio.store import Store
 from ..studio.summary import summary, table
 from ..studio.sweep import InProcess, Sweep
-from ..training.concept import write_beside
 from ..training.settings import TrainSettings
-from . import commands
 from .live import Lines
 
 
@@ -44,7 +43,7 @@ def bench(chosen: Namespace) -> dict:
     result = summary(sweep)
     text = table(result)
     write_beside(Path(chosen.out) / "bench.md", lambda path: path.write_text(text, encoding="utf-8"))
-    commands.write_json(Path(chosen.out) / "bench.json", result)
+    write_json(Path(chosen.out) / "bench.json", result)
     print(text, file=sys.stderr)
     if not result["rows"]:
         raise AttractorError(f"no subject came through: {result['failed'][0]['why']}")

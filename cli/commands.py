@@ -6,7 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..attractor.clicks import parse_clicks
 from ..attractor.errors import AttractorError
+from ..attractor.files import read_json, write_beside
 from ..attractor.masks import Refinement
 from ..attractor.photo_masks import mask_set
 from ..attractor.raw_masks import Sources
@@ -23,23 +24,21 @@ from ..attractor.saliency import FILE_NAME, SaliencyModel
 from ..backend.sources import in_folders, mask_sources, model_folders
 from ..metrics.compare import compare_reports
 from ..metrics.encoders import load_encoder
-from ..metrics.generations import Generated, Generations, contact_sheet, from_picture, to_picture
+from ..metrics.generations import from_picture
 from ..metrics.page import write_comparison, write_report
+from ..metrics.pictures import painted_by, read_pictures, write_pictures
 from ..metrics.report import read_report
 from ..metrics.scores import score as score_pictures
 from ..metrics.splits import Certificate, split_set
 from ..studio.manifest import manifest
-from ..training.concept import Concept, check_name, load_concept, save_concept, write_beside
+from ..training.concept import check_name, load_concept, save_concept
 from ..training.loop import Silent
 from ..training.loop import train as train_concept
 from ..training.photos import SubjectSet, read_folder
 from ..training.resume import RunFolder
 from ..training.rights import check_rights
-from ..training.run_card import photos_seen_by
 from ..training.settings import TrainSettings
 from ..training.together import Among, Job, train_together
-
-_INDEX = "pictures.json"
 
 
 def split(chosen: Namespace) -> dict:
@@ -140,26 +139,16 @@ def sample(chosen: Namespace) -> dict:
         concept, chosen.word, chosen.prompt, seeds, chosen.steps, chosen.cfg, chosen.size, chosen.negative,
         chosen.truncation,
     )  # fmt: skip
-    folder, rows = Path(chosen.dir), []
-    for i, item in enumerate(made.items):
-        name, data = f"{i:04d}.png", made.png(i)
-        write_beside(folder / name, lambda path, data=data: path.write_bytes(data))
-        rows.append({"file": name, **asdict(item)})
-    sheet = to_picture(contact_sheet(made))
-    write_beside(folder / "sheet.png", lambda path: sheet.save(path, "PNG"))
-    index = {"class_word": made.class_word, "concept": concept.sha256 if concept else None,
-             "photos": photos_seen_by(concept) if concept else [], "pictures": rows}  # fmt: skip
-    write_json(folder / _INDEX, index)
-    return index
+    return write_pictures(made, Path(chosen.dir))
 
 
 def score(chosen: Namespace) -> dict:
     """Score the pictures in DIR against the photos, by the split."""
     concept = load_concept(Path(chosen.concept)) if chosen.concept else None
-    made = _read_pictures(Path(chosen.dir), concept, chosen.word)
-    base = _read_pictures(Path(chosen.base), None, chosen.word) if chosen.base else None
+    made = read_pictures(Path(chosen.dir), concept, chosen.word)
+    base = read_pictures(Path(chosen.base), None, chosen.word) if chosen.base else None
     _check_painted_by(Path(chosen.dir), concept.sha256 if concept else None, chosen.concept)
-    if chosen.base and read_json(Path(chosen.base) / _INDEX).get("concept"):
+    if chosen.base and painted_by(Path(chosen.base)):
         raise AttractorError(f"--base {chosen.base}: a concept painted it. Give pictures of the class word alone.")
     photos = read_folder(Path(chosen.photos), made.class_word or "subject")
     parts = read_json(Path(chosen.split))
@@ -191,25 +180,6 @@ def compare(chosen: Namespace) -> dict:
         write_comparison(found, Path(chosen.out))
     print(found.text, file=sys.stderr)
     return found.as_dict()
-
-
-def write_json(path: Path, data: dict) -> None:
-    """Write JSON beside its place, then rename."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
-    write_beside(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object. Raises AttractorError, naming the file."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AttractorError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise AttractorError(f"{path}: not JSON ({error}).") from error
-    if not isinstance(data, dict):
-        raise AttractorError(f"{path}: a JSON object is expected.")
-    return data
 
 
 class _Lines(Silent):
@@ -260,24 +230,9 @@ def _file_size(path: Path) -> tuple[int, int]:
         return (picture.height, picture.width) if turned else (picture.width, picture.height)
 
 
-def _read_pictures(folder: Path, concept: Concept | None, word: str) -> Generations:
-    index = read_json(folder / _INDEX)
-    images, items = [], []
-    for row in index.get("pictures", []):
-        try:
-            with Image.open(folder / Path(row["file"]).name) as picture:
-                images.append(from_picture(picture))
-            items.append(Generated(row["prompt"], row["seed"], row["settings"]))
-        except (OSError, KeyError, TypeError) as error:
-            raise AttractorError(f"{folder / _INDEX}: its picture {row} is missing or damaged ({error}).") from error
-    if not images or len({image.shape for image in images}) > 1:
-        raise AttractorError(f"{folder / _INDEX}: lists no pictures, or pictures of different sizes.")
-    return Generations(torch.stack(images), tuple(items), word or index.get("class_word", ""), concept)
-
-
 def _check_painted_by(folder: Path, concept: str | None, given: str) -> None:
     """Raise AttractorError where pictures are said to be another concept's than their index says."""
-    painted = read_json(folder / _INDEX).get("concept")
+    painted = painted_by(folder)
     if given and painted != concept:
         by = f"the concept {str(painted)[:12]}" if painted else "the class word alone"
         raise AttractorError(f"{folder}: was painted by {by}, not by {given}. Give the concept that painted it.")

@@ -13,6 +13,7 @@ from typing import NoReturn
 from PIL import UnidentifiedImageError
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import write_json
 from ..attractor.masks import UNITS
 from ..attractor.photo_masks import BACK_ENDS
 from ..attractor.saliency import KINDS
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = chosen.run(chosen)
         if chosen.json:
-            commands.write_json(Path(chosen.json), result)
+            write_json(Path(chosen.json), result)
     except AttractorError as error:
         print(f"attractor {chosen.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -38,12 +39,17 @@ class Generations:
     concept: Concept | None = None
     base_model: dict = field(default_factory=dict)
 
-    def png(self, index: int) -> bytes:
-        """A picture as a PNG file that says in its text `attractor` (JSON) how it was made, with the run card."""
+    def png(self, index: int, also: Mapping[str, str] | None = None) -> bytes:
+        """A picture as a PNG file that says in its text `attractor` (JSON) how it was made, with the run card.
+
+        also: more text by its key.
+        """
         made = {"format": 1, **asdict(self.items[index]), "class_word": self.class_word,
                 "concept_sha256": self.concept.sha256 if self.concept else None,
                 "run_card": self.concept.run_card if self.concept else None}  # fmt: skip
         text, data = PngInfo(), io.BytesIO()
+        for key, value in (also or {}).items():
+            text.add_text(key, value)
         text.add_itxt(PNG_TEXT, json.dumps(made, sort_keys=True, ensure_ascii=False))
         to_picture(self.images[index]).save(data, "PNG", pnginfo=text)
         return data.getvalue()

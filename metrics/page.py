@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attractor.files import write_beside
 from ..attractor.overlay import overlay
-from ..training.concept import write_beside
 from ..training.history import History
 from .charts import comparison_chart_svg, loss_curve_svg, score_chart_svg
 from .duplicates import Thresholds

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import write_beside
 from ..attractor.prompts import spoken
-from ..training.concept import write_beside
 from ..training.photos import Photo
 from ..training.run_card import photos_seen_by
 from .generations import Generations, to_picture

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 from comfy_api.latest import io
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import write_beside
 from ..studio.plan import Plan, plan_from
 from ..studio.store import Store
 from ..studio.stored import StoredReport
 from ..studio.summary import summary_name, table
-from ..training.concept import check_name, write_beside
+from ..training.concept import check_name
 from .host import folders, panels
 from .host.command import run_command
 from .types import CATEGORY, ReportType, rare, schema

@@ -14,8 +14,9 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import write_beside
 from ..metrics.generations import PNG_TEXT
-from ..training.concept import Concept, write_beside
+from ..training.concept import Concept
 from ..training.run_card import VERSION
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"

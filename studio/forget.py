@@ -23,8 +23,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import write_beside
 from ..metrics.generations import PNG_TEXT
-from ..training.concept import load_concept, write_beside
+from ..training.concept import load_concept
 from ..training.photos import SUFFIXES
 from .gate import digest
 from .store import files_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..attractor.errors import AttractorError
-from ..training.concept import write_beside
+from ..attractor.files import write_beside
 from .measures import MEASURES, Evidence, Measured, value_of
 from .policy import Policy, Rule
 

@@ -26,8 +26,9 @@ import torch
 from PIL import Image
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import write_beside
 from ..metrics.generations import Generated, Generations, from_picture
-from ..training.concept import load_concept, write_beside
+from ..training.concept import load_concept
 from ..training.run_card import VERSION
 from .plan import Plan
 from .sweep import Lost

@@ -11,10 +11,10 @@ from typing import Any
 from PIL import Image
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import write_beside
 from ..metrics.charts import break_even_svg
 from ..metrics.generations import from_picture
 from ..metrics.page import template, thumbnail, vector
-from ..training.concept import write_beside
 from ..training.photos import SUFFIXES, read_photo
 from .pilot import Pilot, Product
 from .summary import report_of

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..attractor.errors import AttractorError
-from ..training.concept import write_beside
+from ..attractor.files import write_beside
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _KINDS = ("runs", "subjects")

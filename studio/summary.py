@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import write_beside
 from ..metrics.compare import compare_reports
 from ..metrics.report import number
 from ..metrics.statistics import Difference, family, paired
-from ..training.concept import write_beside
 from .plan import Plan, digest
 from .store import Store
 from .sweep import Run, Sweep

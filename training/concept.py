@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import struct
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import write_beside
 from .model import Embedding
 from .representations import Representation, TextualInversion, restore
 from .settings import REPRESENTATIONS
@@ -150,25 +148,6 @@ def load_concept(path: Path) -> Concept:
     vectors = _read_vectors(tensors, card, path.name)
     kind, state = _read_state(metadata, card, path.name)
     return Concept(vectors, str(card.get("class_word", "")), card, kind, state)
-
-
-def write_beside(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file through a temporary one beside it, then rename. Raises AttractorError when it cannot be."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=path.suffix + ".part", dir=path.parent)
-        os.close(handle)
-        write(Path(temporary))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise AttractorError(
-            f"{path}: cannot be written ({error.strerror or error}). Check the folder's permissions and free space."
-        ) from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def _read_vectors(tensors: dict[str, Tensor], card: dict, name: str) -> Embedding:

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..attractor.errors import AttractorError
-from .concept import Concept, write_beside
+from ..attractor.files import write_beside
+from .concept import Concept
 from .events import Events
 from .history import History
 from .model import DiffusionModel

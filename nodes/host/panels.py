@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from ...attractor.errors import AttractorError
+from ...attractor.files import write_beside
 from ...attractor.masks import to_latent_grid
 from ...metrics.generations import Generations, to_picture
 from ...metrics.verdict import Verdict
 from ...studio.gate import Decision
-from ...training.concept import write_beside
 from ...training.history import History
 from ...training.views import centre_view
 

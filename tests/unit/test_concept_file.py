@@ -7,7 +7,8 @@ import pickle
 import pytest
 import torch
 from attractor_pack.attractor.errors import AttractorError
-from attractor_pack.training.concept import Concept, check_name, load_concept, save_concept, write_beside
+from attractor_pack.attractor.files import write_beside
+from attractor_pack.training.concept import Concept, check_name, load_concept, save_concept
 from safetensors import safe_open
 from safetensors.torch import save_file
 

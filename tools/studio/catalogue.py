@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from ...attractor.errors import AttractorError
+from ...attractor.files import write_beside
 from ...metrics.generations import to_picture
 from ...metrics.splits import check_disjoint
-from ...training.concept import write_beside
 from ..quality.cases import Case
 
 
