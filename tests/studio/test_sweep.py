@@ -338,6 +338,24 @@ def test_a_cluster_that_does_not_answer_is_said_at_once():
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize(("without", "says"), [
+    ("diffusers", "run 'pip install diffusers accelerate'"), ("ray", "run 'pip install attractor-pack[studio]'"),
+])  # fmt: skip
+def test_what_a_sweep_needs_is_said_before_anything_starts(plan, tmp_path, without, says):
+    """In a Python that does not find the package."""
+    hidden = f"""if True:
+        import sys
+        from importlib.machinery import PathFinder
+        find = PathFinder.find_spec
+        PathFinder.find_spec = lambda name, *more: None if name.split(".")[0] == {without!r} else find(name, *more)
+        from attractor_pack.cli.main import main
+        raise SystemExit(main(sys.argv[1:]))"""
+    command = [sys.executable, "-P", "-c", hidden, "sweep", str(plan), "--store", str(tmp_path / "store")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and says in ended.stderr and "Traceback" not in ended.stderr
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
 def test_a_worker_with_another_pack_or_model_does_nothing(plan):
     made = plan_from(PLAN, "plan.yaml", plan.parent)
     stamps = work.stamps_of(made)
