@@ -11,15 +11,15 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy.ndimage import binary_erosion, gaussian_filter
 from scipy.spatial import ConvexHull, QhullError
 
-from ..training.photos import Photo, perceptual_hash
+from ..training.photos import Photo
 from .candidates import candidates, mirror_descriptors
 
 if TYPE_CHECKING:
@@ -73,24 +73,41 @@ class Match:
     hash_distance: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """Grey picture uint8 [h, w] with SIFT keypoints (x, y) [n, 2] and descriptors [n, 128], strongest first."""
 
     pixels: np.ndarray
     points: np.ndarray
     descriptors: np.ndarray
+    mirror_of: Features | None = None
 
     @property
     def grey(self) -> np.ndarray:
         """In [0, 1]."""
         return self.pixels.astype(np.float32) / 255
 
+    @property
+    def details(self) -> np.ndarray:
+        """Edges and texture without flat areas: two different drawings on white would agree on the white."""
+        return _details(self) if self.mirror_of is None else self.mirror_of.details[:, ::-1]
+
+    def mirrored(self) -> Features:
+        """The mirror image's features, without looking at it: points and descriptors are turned round."""
+        points = self.points.copy()
+        points[:, 0] = self.pixels.shape[1] - 1 - points[:, 0]
+        return Features(self.pixels[:, ::-1], points, mirror_descriptors(self.descriptors), self)
+
+
+@lru_cache(maxsize=128)  # a photo is compared with many; of a large set not all fit
+def _details(features: Features) -> np.ndarray:
+    return gaussian_filter(features.grey, 1.5) - gaussian_filter(features.grey, 8)
+
 
 def extract(photo: Photo, side: int, mirrored: bool = False) -> Features:
     """SIFT features of a photo, or of its mirror image, at `side` pixels on the longer side; the last are kept."""
     if mirrored:
-        return _mirrored(extract(photo, side))
+        return extract(photo, side).mirrored()
     key = (photo.sha256, photo.size, side)
     with _LOCK:
         kept = _KEPT.get(key)
@@ -125,16 +142,10 @@ def _features(pixels: np.ndarray) -> Features:
     return Features(pixels, points[order], np.asarray(sift.descriptors)[order])
 
 
-def _mirrored(features: Features) -> Features:
-    """The mirror image's features, without looking at it: points and descriptors are turned round."""
-    points = features.points.copy()
-    points[:, 0] = features.pixels.shape[1] - 1 - points[:, 0]
-    return Features(features.pixels[:, ::-1], points, mirror_descriptors(features.descriptors))
-
-
 def forget() -> None:
-    """Let go of the features that are kept."""
+    """Let go of what is kept of photos."""
     _KEPT.clear()
+    _details.cache_clear()
 
 
 _KEPT: dict[tuple, Features] = {}
@@ -149,7 +160,7 @@ def find_matches(photos: tuple[Photo, ...], limits: Thresholds = Thresholds()) -
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         features = list(pool.map(lambda photo: extract(photo, limits.side), photos))
-        hashes = [(photo.phash, _mirrored_hash(photo)) for photo in photos]
+        hashes = [(photo.phash, photo.mirrored_phash) for photo in photos]
         wanted = candidates(features, hashes, limits)
 
         def look(pair: tuple[int, int]) -> Match:
@@ -164,13 +175,13 @@ def compare(
     features: tuple[Features, Features] | None = None,
 ) -> Match:  # fmt: skip
     """Lay a, as it lies or mirrored, over b. features: of both as they lie, where they are at hand."""
-    distance = min((a.phash ^ b.phash).bit_count(), (_mirrored_hash(a) ^ b.phash).bit_count())
+    distance = min((a.phash ^ b.phash).bit_count(), (a.mirrored_phash ^ b.phash).bit_count())
     best = Match(a.name, b.name, "", 0, 0.0, 0.0, 0.0, False, distance)
     if a.sha256 == b.sha256:
         return Match(a.name, b.name, "duplicate", 0, 1.0, 1.0, 1.0, False, 0)
     own, other = features or (extract(a, limits.side), extract(b, limits.side))
     for mirrored in ways:
-        found = _fit(_mirrored(own) if mirrored else own, other, limits)
+        found = _fit(own.mirrored() if mirrored else own, other, limits)
         if found is None:
             continue
         inliers, correlation, overlap, coverage, both = found
@@ -190,10 +201,6 @@ def compare(
     return best
 
 
-def _mirrored_hash(photo: Photo) -> int:
-    return perceptual_hash(torch.flip(photo.pixels, (-1,)))
-
-
 def _fit(a: Features, b: Features, limits: Thresholds) -> tuple[int, float, float, float, float] | None:
     """(inliers, correlation, overlap, coverage, overlap of the larger frame) under the best affine map from a to b, or
     None.
@@ -211,7 +218,7 @@ def _fit(a: Features, b: Features, limits: Thresholds) -> tuple[int, float, floa
     if model is None or inliers.sum() < 4 or not _is_plausible(model):
         return None
     rigid: Any = SimilarityTransform.from_estimate(source[inliers], target[inliers])  # steadier where points lie close
-    overlays = [_overlay(a.grey, b.grey, fit) for fit in (model, rigid) if fit and _is_plausible(fit)]
+    overlays = [_overlay(a, b, fit) for fit in (model, rigid) if fit and _is_plausible(fit)]
     enough = [found for found in overlays if found[1] >= limits.overlap]
     correlation, overlap, both = max(enough or overlays)
     coverage = max(_hull(source[inliers], a.grey.shape), _hull(target[inliers], b.grey.shape))
@@ -236,8 +243,7 @@ def _ransac(source: np.ndarray, target: np.ndarray) -> tuple[AffineTransform | N
     maps = np.linalg.solve(corners, target[chosen[usable]])
     away = np.linalg.norm(padded @ maps - target, axis=-1)
     agree = away < _AGREE
-    best = max(range(len(maps)), key=lambda i: (agree[i].sum(), -away[i][agree[i]].sum()))
-    inliers = agree[best]
+    inliers = agree[np.lexsort([(away * agree).sum(1), -agree.sum(1)])[0]]  # of the most the nearest
     matrix = np.eye(3)
     matrix[:2] = np.linalg.lstsq(padded[inliers], target[inliers], rcond=None)[0].T
     return AffineTransform(matrix=matrix), inliers
@@ -252,7 +258,7 @@ def _is_plausible(model: AffineTransform | SimilarityTransform) -> bool:
     return bool(0.25 < small and large < 4 and large / small < 1.4)
 
 
-def _overlay(a: np.ndarray, b: np.ndarray, model: AffineTransform | SimilarityTransform) -> tuple[float, float, float]:
+def _overlay(a: Features, b: Features, model: AffineTransform | SimilarityTransform) -> tuple[float, float, float]:
     """Where b, warped onto a, overlaps it: the correlation, and the overlap as part of the smaller and larger frame.
 
     The lower of two correlations: of grey values, which differ when one object lies on two backgrounds, and of
@@ -260,21 +266,16 @@ def _overlay(a: np.ndarray, b: np.ndarray, model: AffineTransform | SimilarityTr
     """
     from skimage.transform import warp
 
-    warped: Any = warp(b, model, output_shape=a.shape, cval=np.nan, order=1)
-    details: Any = warp(_details(b), model, output_shape=a.shape, cval=0, order=1)
+    warped: Any = warp(b.grey, model, output_shape=a.grey.shape, cval=np.nan, order=1)
+    details: Any = warp(b.details, model, output_shape=a.grey.shape, cval=0, order=1)
     valid: Any = binary_erosion(np.isfinite(warped), iterations=_MARGIN)  # frame edges and added borders do not count
-    area_of_b = b.size / max(float(np.linalg.det(np.asarray(model.params)[:2, :2])), 1e-6)
+    area_of_b = b.grey.size / max(float(np.linalg.det(np.asarray(model.params)[:2, :2])), 1e-6)
     seen = float(np.isfinite(warped).sum())
-    overlap, both = seen / min(a.size, area_of_b), seen / max(a.size, area_of_b)
+    overlap, both = seen / min(a.grey.size, area_of_b), seen / max(a.grey.size, area_of_b)
     if valid.sum() < 64:
         return 0.0, overlap, both
-    agree = min(_correlation(a[valid], warped[valid]), _correlation(_details(a)[valid], details[valid]))
+    agree = min(_correlation(a.grey[valid], warped[valid]), _correlation(a.details[valid], details[valid]))
     return agree, min(overlap, 1.0), both
-
-
-def _details(grey: np.ndarray) -> np.ndarray:
-    """Edges and texture without flat areas: two different drawings on white would agree on the white."""
-    return gaussian_filter(grey, 1.5) - gaussian_filter(grey, 8)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

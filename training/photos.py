@@ -7,6 +7,7 @@ import io
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,11 @@ class Photo:
     file_size: tuple[int, int] | None = None
     rights: Rights | None = None
     forbids: str = ""
+
+    @cached_property
+    def mirrored_phash(self) -> int:
+        """The hash of its mirror image."""
+        return perceptual_hash(torch.flip(self.pixels, (-1,)))
 
     @property
     def shown_size(self) -> tuple[int, int]:
