@@ -56,12 +56,9 @@ class OverHosts:
         self._stop = threading.Event()
         self._hosts = [_Host(address, self._stop) for address in dict.fromkeys(addresses)]
         found = [host.check(plan) for host in self._hosts]
+        self._plan, self._stamps, self._dead = plan, found[0], ""
         for host, stamps in zip(self._hosts[1:], found[1:], strict=True):
-            other = next((what for what, own in stamps.items() if found[0].get(what) != own), "")
-            if other:
-                raise AttractorError(f"{host.address}: has another version of {other} than {self._hosts[0].address}: "
-                                     "bring both to the same.")  # fmt: skip
-        self._stamps, self._dead = found[0], ""
+            self._compare(host, stamps)
         self.slots = self.machines = len(self._hosts)
         self._tasks: queue.Queue[tuple[int, str, tuple, int]] = queue.Queue()
         self._results: queue.Queue[tuple[int, Any]] = queue.Queue()
@@ -123,13 +120,25 @@ class OverHosts:
             except Exception as error:  # whatever it was, the sweep must hear of it
                 self._results.put((handle, Lost(f"{host.address}: {type(error).__name__}: {error}")))
 
+    def _compare(self, host: _Host, stamps: Mapping[str, str]) -> None:
+        """Raises AttractorError where a host's results would follow from other files than the first one's."""
+        other = next((what for what, own in stamps.items() if self._stamps.get(what) != own), "")
+        if other:
+            raise AttractorError(f"{host.address}: has another version of {other} than {self._hosts[0].address}: "
+                                 "bring both to the same.")  # fmt: skip
+
     def _wait_for(self, host: _Host, why: str) -> None:
-        """Until it answers again; where no host has answered for a while, nobody will do what waits."""
+        """Until it answers again, with the same files; where no host has for a while, nobody will do what waits."""
         host.gone = time.monotonic()
         while not self._stop.wait(_POLL):
             if host.answers():
-                host.gone = None
-                return
+                try:
+                    self._compare(host, host.check(self._plan))
+                except AttractorError as error:
+                    why = str(error)
+                else:
+                    host.came_back()
+                    return
             if all(h.gone is not None and time.monotonic() - h.gone > _PATIENCE for h in self._hosts):
                 self._dead = why
 
@@ -168,6 +177,11 @@ class _Host:
         except (_Gone, urllib.error.HTTPError):
             return False
         return True
+
+    def came_back(self) -> None:
+        """It may be another machine at the same address, without what was sent before."""
+        self.gone = None
+        self._uploaded.clear()
 
     def check(self, plan: Plan) -> dict[str, str]:
         """The stamps of what a plan's results follow from there. Raises AttractorError unless it can run the plan."""

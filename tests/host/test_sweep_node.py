@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -10,9 +13,11 @@ import time
 
 import psutil
 import pytest
+import requests
 from attractor_pack.studio.store import Store
 from attractor_pack.tools.graphs import node
-from attractor_pack.tools.host import GraphError
+from attractor_pack.tools.host import GraphError, Host
+from attractor_pack.tools.models import link_into
 from attractor_pack.tools.studio.catalogue import write_catalogue
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
@@ -104,3 +109,29 @@ def test_the_same_plan_runs_on_comfyui_hosts(server, catalogue, tmp_path):
     assert report["concept_sha256"] and {"0000.png", "0001.png", "0002.png"} < set(record["files"])
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and "2 of 2 are there already" in again.stderr
+
+
+def test_a_host_that_is_killed_and_comes_back_empty_is_given_its_work_again(tmp_path, catalogue):
+    """Killed while a graph runs, and started anew at the same address without the photos that were sent before."""
+    base, plan, store = tmp_path / "host", tmp_path / "plan.yaml", tmp_path / "store"
+    link_into(base)
+    plan.write_text(PLAN.replace("catalogue", str(catalogue)), encoding="utf-8")
+    host = Host(base)
+    try:
+        host.start()
+        command = [sys.executable, "-P", "-m", "attractor_pack.cli.main", "sweep", str(plan), "--store", str(store),
+                   "--hosts", host.url]  # fmt: skip
+        sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        ends = time.monotonic() + 120
+        while not requests.get(f"{host.url}/queue", timeout=30).json()["queue_running"]:
+            assert sweep.poll() is None and time.monotonic() < ends, "no graph was sent"
+            time.sleep(0.05)
+        os.killpg(host.pid, signal.SIGKILL)
+        shutil.rmtree(base / "input")
+        host.start(port=host.port)
+        said = sweep.communicate(timeout=300)[1]
+        assert sweep.returncode == 0, said
+        keys = list(Store(str(store)).keys("runs"))
+        assert len(keys) == 4 and all("report.json" in Store(str(store)).record("runs", k)["files"] for k in keys)
+    finally:
+        host.stop()
