@@ -23,13 +23,14 @@ from ..attractor.raw_masks import Sources
 from ..attractor.saliency import FILE_NAME, SaliencyModel
 from ..backend.sources import in_folders, mask_sources, model_folders
 from ..metrics.compare import compare_reports
-from ..metrics.encoders import load_encoder
+from ..metrics.encoders import available, encoder_file, load_encoder
 from ..metrics.generations import from_picture
 from ..metrics.page import write_comparison, write_report
 from ..metrics.pictures import painted_by, read_pictures, write_pictures
 from ..metrics.report import read_report
 from ..metrics.scores import score as score_pictures
 from ..metrics.splits import Certificate, split_set
+from ..metrics.weights import KNOWN, fetch
 from ..studio.manifest import manifest
 from ..training.concept import check_name, load_concept, save_concept
 from ..training.loop import Silent
@@ -170,6 +171,20 @@ def score(chosen: Namespace) -> dict:
     return result
 
 
+def encoders(chosen: Namespace) -> dict:
+    """What there is to score with, and what can be fetched; fetch those that are named."""
+    folders = model_folders(chosen.models)
+    unknown = sorted(set(chosen.names) - set(KNOWN))
+    if unknown:
+        raise AttractorError(f"{unknown[0]!r} is not known. There are: {', '.join(KNOWN)}.")
+    for name in chosen.names:
+        print(f"{name}: {KNOWN[name].text}", file=sys.stderr)
+        fetch(KNOWN[name], folders[0], _Percent())
+    here = {name: str(encoder_file(name, folders) or "") for name in available(folders)}
+    more = {name: str(encoder_file(name, folders) or KNOWN[name].text) for name in KNOWN}
+    return {"encoders": {**here, **more}}
+
+
 def compare(chosen: Namespace) -> dict:
     """Put reports side by side."""
     paths = [Path(path) for path in chosen.reports]
@@ -180,6 +195,19 @@ def compare(chosen: Namespace) -> dict:
         write_comparison(found, Path(chosen.out))
     print(found.text, file=sys.stderr)
     return found.as_dict()
+
+
+class _Percent:
+    """One line on stderr every tenth of the way."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        tenth = 10 * done // total
+        if tenth > self._told:
+            self._told = tenth
+            print(f"{done} of {total} MB", file=sys.stderr)
 
 
 class _Lines(Silent):

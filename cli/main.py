@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _train(_command(commands_of, "train", commands.train, "learn a concept from the photos", nargs="+"))
     _sample(_command(commands_of, "sample", commands.sample, "paint prompts into the folder"))
     _score(_command(commands_of, "score", commands.score, "score the pictures in a folder that `sample` wrote"))
+    _encoders(commands_of.add_parser("encoders", help="list encoders to score with, or fetch some of them"))
     _compare(commands_of.add_parser("compare", help="put scored runs side by side"))
     _sweep(commands_of.add_parser("sweep", help="run a plan of many trainings over Ray: docs/studio.md"))
     _pilot(_command(commands_of, "pilot", studio.pilot, "try a few products, and say whether it pays: docs/studio.md"))
@@ -117,6 +118,12 @@ def _score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--regions", action="store_true", help="the subject and the background alone too, by saliency")
     parser.add_argument("--look-alikes", metavar="FOLDER", help="photos of other things that look like the subject")
     parser.add_argument("--out", help="folder for report.json, report.csv and report.html")
+
+
+def _encoders(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="to fetch; without one: the list, with licences")
+    parser.add_argument("--models", help=f"folder with encoders; {_MODELS_HELP}")
+    _result(parser, commands.encoders)
 
 
 def _compare(parser: argparse.ArgumentParser) -> None:

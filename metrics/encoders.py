@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from .preprocessing import IMAGENET, Preprocessing, of_folder
+from .weights import KNOWN, in_hub_cache
 
 EFFICIENTNET = "efficientnet-lite0"
 _DEMO = Path(__file__).parents[1] / "assets" / "demo"
@@ -80,6 +81,9 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
     if name == EFFICIENTNET:
         return efficientnet_lite0(folders)
     path = encoder_file(name, folders)
+    if path is None and name in KNOWN:
+        what = KNOWN[name].text
+        raise AttractorError(f"Encoder {name!r} is not here ({what}): 'attractor encoders {name}' fetches it.")
     if path is None:
         where = folders[0] if folders else "the pack"
         raise AttractorError(
@@ -88,15 +92,15 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
         )
     if path.is_dir():
         return transformers_folder(path, name)
-    return sscd_file(path) if _is_sscd(path) else open_clip_file(path)
+    return sscd_file(path) if _is_sscd(path) else open_clip_file(path, name)
 
 
 def encoder_file(name: str, folders: Sequence[Path]) -> Path | None:
-    """The file or folder that an encoder's weights lie in; None where there is none."""
+    """The file or folder that an encoder's weights lie in, the hub's cache at last; None where there is none."""
     if name == EFFICIENTNET:
         return _efficientnet_file(folders)
-    own = DEMO.get(name)
-    return next((f / name for f in folders if (f / name).exists()), own if own is not None and own.is_dir() else None)
+    own = [folder / name for folder in folders] + ([DEMO[name]] if name in DEMO else [])
+    return next((path for path in own if path.exists()), None) or in_hub_cache(name)
 
 
 def available(folders: Sequence[Path]) -> list[str]:
@@ -112,6 +116,8 @@ def available(folders: Sequence[Path]) -> list[str]:
 
 def not_installed(name: str, folders: Sequence[Path]) -> str:
     """What an encoder that is always listed still needs; empty where it can be loaded."""
+    if name in KNOWN and encoder_file(name, folders) is None:
+        return (f"{name} is not here: {KNOWN[name].text}. Switch download on to fetch it, or put it into {folders[0]}.")
     if name != EFFICIENTNET:
         return ""
     if find_spec("timm") is None:
@@ -145,16 +151,18 @@ def efficientnet_lite0(folders: Sequence[Path]) -> TorchEncoder:
     return TorchEncoder("EfficientNet-Lite0", file_sha256(path), module, Preprocessing(224, 224, half, half), module)
 
 
-def open_clip_file(path: Path) -> TorchEncoder:
-    """A CLIP from an open_clip checkpoint whose file name starts with its architecture."""
+def open_clip_file(path: Path, name: str) -> TorchEncoder:
+    """A CLIP from an open_clip checkpoint. name: starts with its architecture, as the file's own name does elsewhere
+    than in the hub's cache.
+    """
     if find_spec("open_clip") is None:
-        raise AttractorError(f"{path.name} needs open_clip, which is not installed: run 'pip install open_clip_torch'.")
+        raise AttractorError(f"{name} needs open_clip, which is not installed: run 'pip install open_clip_torch'.")
     import open_clip
 
-    architecture = _architecture(path)
+    architecture = _architecture(Path(name))
     if architecture is None:
-        raise AttractorError(f"{path.name}: name the file after its architecture, such as ViT-B-32.safetensors.")
-    quick_gelu = "openai" in path.name.lower()
+        raise AttractorError(f"{name}: name the file after its architecture, such as ViT-B-32.safetensors.")
+    quick_gelu = "openai" in name.lower()
     try:
         model: Any = open_clip.create_model(
             architecture, pretrained=str(path), weights_only=True, force_quick_gelu=quick_gelu

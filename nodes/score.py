@@ -8,16 +8,17 @@ from comfy_api.latest import io
 
 from ..attractor.saliency import FILE_NAME, SaliencyModel
 from ..metrics.charts import score_chart
-from ..metrics.encoders import EFFICIENTNET, available, load_encoder, not_installed
+from ..metrics.encoders import EFFICIENTNET, available, encoder_file, load_encoder, not_installed
 from ..metrics.generations import from_picture
 from ..metrics.page import write_report
 from ..metrics.scores import score
+from ..metrics.weights import KNOWN, fetch
 from ..training.concept import check_name
 from ..training.photos import photo_from_tensor
 from .host import folders, panels
 from .host.progress import watcher
 from .host.vision import HostVision, on_device
-from .types import CATEGORY, GenerationsType, ReportType, SubjectSetType, absent, schema, to_host
+from .types import CATEGORY, GenerationsType, ReportType, SubjectSetType, absent, rare, schema, to_host
 
 _NONE = "none"
 _REGIONS = ("whole pictures", "subject and background too")
@@ -26,7 +27,7 @@ _REGIONS = ("whole pictures", "subject and background too")
 class Score(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        encoders = available(folders.model_folders())
+        encoders = sorted({*available(folders.model_folders()), *KNOWN})
         return schema(
             node_id="Attractor_Score",
             display_name="Score Concept",
@@ -41,7 +42,8 @@ class Score(io.ComfyNode):
                 SubjectSetType.Input("held_out_set", tooltip="Photos that training never saw: what is scored against."),
                 io.Combo.Input(
                     "image_encoder", options=[*encoders, _NONE], default=EFFICIENTNET,
-                    tooltip="Compares pictures with photos. Others appear when they lie in models/attractor.",
+                    tooltip="Compares pictures with photos. Whatever lies in models/attractor is listed, and what "
+                    "can be fetched: see download.",
                 ),
                 io.Combo.Input(
                     "text_encoder", options=[_NONE, *encoders], default=_NONE,
@@ -64,6 +66,11 @@ class Score(io.ComfyNode):
                     "look_alikes", optional=True,
                     tooltip="Photos of other things that look like the subject: is it recognised among them?",
                 ),
+                rare(io.Boolean.Input(
+                    "download", default=False, optional=True,
+                    tooltip="Fetch chosen encoders that are not here from huggingface.co into models/attractor. While "
+                    "this is off, queueing says their size and licence.",
+                )),
             ],
             outputs=[
                 ReportType.Output("report", display_name="report"),
@@ -73,25 +80,30 @@ class Score(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, image_encoder=None, text_encoder=None):
+    def validate_inputs(cls, image_encoder=None, text_encoder=None, download=False):
         """Said when the graph is queued, and not after its training."""
-        there = [*available(folders.model_folders()), _NONE]
+        there = [*available(folders.model_folders()), *KNOWN, _NONE]
         what = f"Put it into {folders.model_folders()[0]}, or choose another."
         chosen = (("image_encoder", image_encoder), ("text_encoder", text_encoder))
         said = [absent(name, value, there, what) for name, value in chosen]
-        needs = [not_installed(value, folders.model_folders()) for _, value in chosen if isinstance(value, str)]
+        needs = [not_installed(value, folders.model_folders()) for _, value in chosen
+                 if isinstance(value, str) and not (download and value in KNOWN)]  # fmt: skip
         return next((one for one in [*said, *needs] if one), True)
 
     @classmethod
     def execute(
         cls, generations, train_set, held_out_set, image_encoder, text_encoder, report_name,
         base_generations=None, clip_vision=None, regions=_REGIONS[0], look_alikes=None,
+        download=False,
     ):  # fmt: skip
         folder = folders.report_folder(check_name(report_name.strip())) if report_name.strip() else None
         names = dict.fromkeys(name for name in (image_encoder, text_encoder) if name != _NONE)
         others = [photo_from_tensor(image, f"look_alikes {i}") for i, image in enumerate(
             () if look_alikes is None else look_alikes)]  # fmt: skip
         find = SaliencyModel(folders.find_model(FILE_NAME)).mask if regions == _REGIONS[1] else None
+        for name in names:
+            if download and name in KNOWN and encoder_file(name, folders.model_folders()) is None:
+                fetch(KNOWN[name], folders.model_folders()[0], watcher())
         loaded = [load_encoder(name, folders.model_folders()) for name in names]
         with on_device(loaded) if loaded else nullcontext():
             encoders = [*loaded, *([HostVision(clip_vision)] if clip_vision is not None else [])]

@@ -281,3 +281,15 @@ def test_a_prompt_without_the_subject(server, refused, load_demo):
         prompt=node("Attractor_Prompt", model=["demo", 0], clip=["demo", 1], concept=["concept", 0], prompt="a dog"),
         out=node("PreviewAny", source=["prompt", 1]),
     ), "<subject>")  # fmt: skip
+
+
+def test_an_encoder_that_is_not_here_is_fetched_only_when_told_to(server, refused, load_demo, demo):
+    """Size and licence are said when the graph is queued; this host is started offline, so nothing comes."""
+    grid = {"prompts": "a <subject>", "negative": "", "first_seed": 0, "seeds": 1, "steps": 1, "cfg": 1.0,
+            "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64, "batch_size": 1}  # fmt: skip
+    scored = {"generations": ["grid", 2], "train_set": ["demo", 3], "held_out_set": ["demo", 3],
+              "image_encoder": "dinov2-small", "text_encoder": "none", "report_name": ""}  # fmt: skip
+    graph = load_demo(grid=node("Attractor_SampleGrid", **demo, class_word="cup", **grid))
+    refused({**graph, "score": node("Attractor_Score", **scored)}, "88 MB, licence Apache-2.0, from huggingface.co")
+    refused({**graph, "score": node("Attractor_Score", **scored, download=True)}, "offline mode is enabled")
+    assert not (server.base / "models" / "attractor" / "dinov2-small").exists()
