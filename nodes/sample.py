@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import comfy.samplers
+from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..attractor.prompts import SUBJECT
 from ..metrics.generations import contact_sheet, read_prompts
-from .host import panels
+from ..metrics.pictures import write_pictures
+from ..training.concept import check_name
+from .host import folders, panels
 from .host.sampling import SamplerSettings, sample_grid
 from .types import CATEGORY, CLIP_TIP, MODEL_TIP, VAE_TIP, ConceptType, GenerationsType, schema, to_host
 
-_PROMPTS = f"a photo of a {SUBJECT} on a beach\na photo of a {SUBJECT} on a wooden table\na {SUBJECT} in the snow"
+_PROMPTS = "\n".join(
+    f"a photo of a {SUBJECT} {place}"
+    for place in ("on a beach", "on a wooden table", "in the snow", "in a forest", "on a city street at night",
+                  "in a kitchen", "on green grass", "on a plain white background")
+)  # fmt: skip  # eight: with fewer a score can hardly say how sure it is
 
 
 class SampleGrid(io.ComfyNode):
@@ -55,7 +66,14 @@ class SampleGrid(io.ComfyNode):
                 ConceptType.Input(
                     "concept", optional=True, tooltip="What stands for <subject>; without one, the class word does."
                 ),
+                io.String.Input(
+                    "save_name", default="", optional=True,
+                    tooltip="Keeps the pictures as PNG in output/attractor/<name>/pictures_0001 (the next time in "
+                    "pictures_0002), each with prompt, seed, concept and its photos in its text; empty keeps none.",
+                ),
             ],
+            is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             outputs=[
                 io.Image.Output("images", display_name="images"),
                 io.Image.Output("sheet", display_name="contact sheet"),
@@ -65,10 +83,21 @@ class SampleGrid(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, vae, prompts, first_seed, seeds, batch_size, class_word, concept=None, **sampler
+        cls, model, clip, vae, prompts, first_seed, seeds, batch_size, class_word, concept=None, save_name="", **sampler
     ):
+        folder = folders.pictures_folder(check_name(save_name.strip())) if save_name.strip() else None
         chosen = range(first_seed, first_seed + seeds)
         settings = SamplerSettings(**sampler)
         made = sample_grid(model, clip, vae, concept, class_word, read_prompts(prompts), chosen, settings, batch_size)
+        if folder is not None:
+            write_pictures(made, folder, _graph_text(cls.hidden.prompt, cls.hidden.extra_pnginfo))
         return io.NodeOutput(to_host(made.images), to_host(contact_sheet(made)[None]), made,
                              ui=panels.pictures(made))  # fmt: skip
+
+
+def _graph_text(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:
+    """The graph as the host's own Save Image writes it into a PNG, unless the host was started without that."""
+    if args.disable_metadata:
+        return {}
+    found = {**({"prompt": prompt} if prompt is not None else {}), **(extra or {})}
+    return {key: json.dumps(value) for key, value in found.items()}

@@ -94,6 +94,13 @@ def report_folder(name: str) -> Path:
     return Path(folder_paths.get_output_directory()) / "attractor" / name
 
 
+def pictures_folder(name: str) -> Path:
+    """output/attractor/<name>/pictures_0001, or with the next number that no folder has yet."""
+    within = report_folder(name)
+    taken = [int(p.name[9:]) for p in within.glob("pictures_*") if p.name[9:].isdigit()]
+    return within / f"pictures_{max(taken, default=0) + 1:04d}"
+
+
 def studies_folder() -> Path:
     """user/__attractor/studies, where blind studies and their votes lie: the host gives out no files from there, while
     whoever knows a name can have any file of its output folder.

@@ -6,10 +6,14 @@ import json
 import shutil
 
 import pytest
+from attractor_pack.metrics.pictures import painted_by, read_pictures
+from attractor_pack.studio.forget import search
 from attractor_pack.studio.gate import check_decision
 from attractor_pack.tools.graphs import main_road, node
 from attractor_pack.tools.host import GraphError
 from attractor_pack.training import demo_assets
+from attractor_pack.training.concept import load_concept
+from PIL import Image
 
 pytestmark = pytest.mark.host
 SHORT = {"steps": 4, "background_steps": 2, "views": 1}
@@ -73,3 +77,36 @@ def test_policies_stay_in_the_input_folder(server, photos):
                              report_name="")  # fmt: skip
         with pytest.raises(GraphError, match=says):
             server.queue(graph)
+
+
+def test_pictures_that_are_kept_say_what_made_them(server):
+    """Prompt, seed, concept and its photos in each PNG, with the graph as Save Image writes it; nothing is written
+    over, and a deletion finds them.
+    """
+    kept = server.base / "output" / "attractor" / "kept"
+    shutil.rmtree(kept, ignore_errors=True)
+    graph = main_road("", "cup", training=SHORT, sampler={"steps": 2}, seeds=1, name="kept")
+    graph["grid"]["inputs"]["save_name"] = "kept"
+    del graph["score"], graph["base"]
+    server.queue(graph)
+    again = {**graph, "grid": node("Attractor_SampleGrid", **graph["grid"]["inputs"] | {"first_seed": 40})}
+    server.queue(again)
+    assert sorted(p.name for p in kept.iterdir()) == ["pictures_0001", "pictures_0002"]
+    concept = load_concept(server.base / "models" / "embeddings" / "kept.safetensors")
+    seeds = []
+    for folder in sorted(kept.iterdir()):
+        made = read_pictures(folder, concept)
+        for i, item in enumerate(made.items):
+            with Image.open(folder / f"{i:04d}.png") as picture:
+                card, queued = json.loads(picture.text["attractor"]), json.loads(picture.text["prompt"])
+            assert card["run_card"]["train_photos"] and card["concept_sha256"] == concept.sha256
+            assert (card["prompt"], card["seed"], card["settings"]["steps"]) == (item.prompt, item.seed, 2)
+            assert queued["grid"]["inputs"]["first_seed"] == card["seed"]
+        assert painted_by(folder) == concept.sha256 and (folder / "sheet.png").is_file()
+        seeds.append({item.seed for item in made.items})
+    assert seeds[1] == {40} != seeds[0]
+    found = search([concept.run_card["train_photos"][0]], [kept])
+    assert {trace.path.parent.name for trace in found.traces} == {"pictures_0001", "pictures_0002"}
+    graph["grid"]["inputs"]["save_name"] = "../outside"
+    with pytest.raises(GraphError, match="outside"):
+        server.queue(graph)

@@ -2,8 +2,12 @@
 async ([type, graph]) => {
   const MOST = 5; // nodes on either side
   await app.loadGraphData(graph);
-  await new Promise((done) => setTimeout(done, 2500)); // the panels find what they showed
   const node = app.graph._nodes.find((one) => one.type === type);
+  const panel = node.widgets?.find((one) => one.name === "attractor_panel")?.element;
+  const first = panel?.textContent;
+  for (let i = 0; i < 10 || (panel?.textContent === first && i < 100); i++) {
+    await new Promise((done) => setTimeout(done, 100)); // the panel finds what it showed
+  }
   const linked = (slots, from) => {
     const ids = (slots ?? []).flatMap((slot) => slot.links ?? (slot.link ? [slot.link] : []));
     const links = ids.map((id) => app.graph.links.get?.(id) ?? app.graph.links[id]);
