@@ -41,11 +41,6 @@ _DRAWN = """() => {
     return cut.toDataURL("image/png");
 }"""
 _TALL = ["PreviewImage", "PreviewAny", "SaveImage"]
-_PANELS = {  # room below the inputs for what web/ shows there, pixels
-    "Attractor_Train": 210, "Attractor_Mask": 310, "Attractor_SampleGrid": 420, "Attractor_Score": 190,
-    "Attractor_Compare": 330, "Attractor_Study": 40, "Attractor_ReleaseGate": 150,
-    "Attractor_Sweep": 240,
-}  # fmt: skip
 _THUMBNAIL = (640, 420)
 
 
@@ -93,7 +88,7 @@ def build(page: Page, template: Template) -> dict[str, Any]:
         "columns": columns,
         "models": list(template.models),
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"attractor/{template.name}")),
-        "tokens": {"tall": _TALL, "panels": _PANELS},
+        "tall": _TALL,
     }
     made = json.loads(page.evaluate(_SCRIPT, given))
     if made["problems"]:

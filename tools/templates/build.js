@@ -1,5 +1,5 @@
 // Builds one template on the front end's own canvas and gives what it would save; see __main__.py.
-async ({ columns, models, tokens, id }) => {
+async ({ columns, models, tall, id }) => {
   app.graph.clear();
   app.graph.id = id;
   const made = {};
@@ -30,9 +30,8 @@ async ({ columns, models, tokens, id }) => {
     const width = Math.max(340, ...nodes.map((n) => n.computeSize()[0]));
     let top = 0;
     for (const node of nodes) {
-      const room = tokens.panels[node.type] ?? 0; // for what the node's panel will show
-      const height =
-        node === note ? 110 : Math.max(node.computeSize()[1] + room, tokens.tall.includes(node.type) ? 300 : 0);
+      const least = tall.includes(node.type) ? 300 : 0;
+      const height = node === note ? 110 : Math.max(node.computeSize()[1], least); // with room for what its panel shows
       node.setSize([width, height]);
       node.pos = [left, top];
       top += height + 60;
