@@ -11,7 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -22,8 +21,9 @@ from ..attractor.errors import AttractorError
 from .concept import Concept
 from .device import deterministic, is_out_of_memory
 from .history import History, has_settled, latest_as_good
+from .measuring import SAMPLES, Measuring
 from .model import DiffusionModel, Embedding
-from .objective import Draw, Part, Subject, draw, fixed_draws, loss, losses_in_turn
+from .objective import Draw, Part, Subject, draw, loss
 from .photos import SubjectSet
 from .representations import SD15_TABLE_SCALE, build, restore
 from .resume import Progress, RunFolder
@@ -36,8 +36,7 @@ from .shoots import shoots
 from .starts import norms_of, spread, word_vectors
 from .views import Views, make_views
 
-_EVALUATIONS = 12  # measurements of the fixed losses in a run
-_FIXED_SAMPLES = 24
+_SHOWN_SAMPLES = 8  # of the train photos: the held-out ones decide, these only show in the curve
 _BACKGROUND_WORDS = "plain white"  # from which background tokens start
 
 log = logging.getLogger(__name__)
@@ -156,13 +155,14 @@ class TrainingRun:
         vectors = len(next(iter(self.representation.plain().values())))
         self._word = {key: rows[torch.arange(vectors) % len(rows)] for key, rows in self.class_word().items()}
         self._mean = RunningMean(self.representation, settings.ema)
+        self.measuring = Measuring(model, settings, self.representation, self._mean)
         self._best = self._copy()
         self._kept: list[tuple[int, dict[str, Tensor], Tensor]] = []
         self.has_background = float((1 - self._own.masks).mean()) > 0.02
         self._progress = runs.load() if runs else None
         if self._progress is not None:
             self._restore(self._progress)
-        self._parts, self._is_short = 1, False
+        self._parts = 1
         self._number = math.nan
 
     @property
@@ -206,13 +206,13 @@ class TrainingRun:
         if not self.apart:
             return
         limit = self.settings.background_steps
-        fixed = self._fixed(self._own, 1)
-        every = max(1, limit // _EVALUATIONS)
+        fixed = self.measuring.draws(self._own, 1, min(SAMPLES, 12 * self.settings.batch_size))
+        every = self.measuring.every(limit, fixed)
 
         def after(step: int) -> bool:
             if step % every and step != limit:
                 return False
-            value = float(self._measure(self._own, fixed, self.backgrounds, "background").mean())
+            value = float(self._measured(self._own, fixed, self.backgrounds, "background").mean())
             self.history.background.append((step - limit, value))
             self.watcher.measured(self.history)
             return self.has_settled([v for _, v in self.history.background])
@@ -227,16 +227,16 @@ class TrainingRun:
         """The second phase, step by step."""
         steps = self.settings.steps
         together = self.backgrounds if self.backgrounds and not self.apart else []
-        fixed = self._fixed(self.views, 2)
-        held = self.held_out and self._fixed(self.held_out, 3)
-        every = max(1, steps // _EVALUATIONS)
+        fixed = self.measuring.draws(self.views, 2, _SHOWN_SAMPLES)
+        held = self.measuring.draws(self.held_out, 3) if self.held_out else []
+        every = self.measuring.every(steps, [*fixed, *held])
 
         def after(step: int) -> bool:
             if step % every == 0 or step == steps:
-                values = self._measure(self.views, fixed, self.backgrounds, "subject")
+                values = self._measured(self.views, fixed, self.backgrounds, "subject")
                 self.history.train.append((step, float(values.mean())))
-                if self.held_out and held:
-                    values = self._measure(self.held_out, held, (), "subject")
+                if self.held_out:
+                    values = self._measured(self.held_out, held, (), "subject")
                     self.history.held_out.append((step, float(values.mean())))
                     self._kept.append((step, self._copy(), values))
                 self.watcher.measured(self.history)
@@ -262,9 +262,9 @@ class TrainingRun:
         self.representation.load_state_dict(self._best)
         self._mean.forget()
         views = self.held_out or self.views
-        fixed = self._fixed(views, 3)
-        own = float(self._measure(views, fixed, (), "subject").mean())
-        plain = float(self._measure(views, fixed, (), "subject", self.representation.plain()).mean())
+        fixed = self.measuring.draws(views, 3)
+        own = float(self._measured(views, fixed, (), "subject").mean())
+        plain = float(self._measured(views, fixed, (), "subject", self.representation.plain()).mean())
         return {"own": own, "plain": plain}
 
     def _optimise(
@@ -347,11 +347,6 @@ class TrainingRun:
         """Whether the background is explained."""
         return has_settled(values)
 
-    def _fixed(self, views: Views, seed: int) -> list[Draw]:
-        """Draws to measure on; larger batches without gradients take no more memory than plain training does."""
-        batch = min(_FIXED_SAMPLES, self.settings.batch_size * (1 if self.settings.checkpointing else 3))
-        return fixed_draws(self.model, views, _FIXED_SAMPLES, batch, self.settings.seed + seed)
-
     def random(self, phase: str) -> Draw:
         """What is random in a step of a phase."""
         views, s = self._own if phase == "background" else self.views, self.settings
@@ -411,31 +406,11 @@ class TrainingRun:
         """The losses [B] of the samples of a step, in the phase "background" or "subject"."""
         return loss(self.model, self.part(phase, random))
 
-    @torch.no_grad()
-    def _measure(
-        self, views: Views, draws: Sequence, backgrounds: Sequence[Embedding], part: str, subject: Subject | None = None
-    ) -> Tensor:
-        """Losses of the fixed samples: [N]."""
-        self.representation.eval()
-        pieces = [piece for one in draws for piece in one.split(len(one.index) if self._is_short else 1)]
-        parts = [Part(views, d, subject or self.representation, backgrounds, self.settings.strength, part)
-                 for d in pieces]  # fmt: skip
-        try:
-            with self._mean.in_place() if subject is None else nullcontext():
-                values = losses_in_turn(self.model, parts).cpu()
-        except RuntimeError as error:
-            if self._is_short or not is_out_of_memory(error):
-                raise
-            self._is_short, values = True, None
-        if values is None:  # sample by sample from here on
-            gc.collect()
-            return self._measure(views, draws, backgrounds, part, subject)
-        if not torch.isfinite(values).all():
-            raise AttractorError(
-                f"The loss became nan at step {len(self.history.losses)}, measured on the {part}. Nothing was kept. "
-                "Lower learning_rate, or look for NaN in the MODEL or the VAE."
-            )
-        return values
+    def _measured(
+        self, views: Views, draws: Sequence[Draw], backgrounds: Sequence[Embedding], part: str,
+        subject: Subject | None = None,
+    ) -> Tensor:  # fmt: skip
+        return self.measuring.losses(views, draws, backgrounds, part, self.history, subject)
 
     def _choose(self, steps: int) -> None:
         """Keep the last step that the held-out photos do not speak against."""

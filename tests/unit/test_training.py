@@ -8,6 +8,7 @@ from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.attractor.loss import context_drift
 from attractor_pack.training.augment import change_background, shift_colours
 from attractor_pack.training.history import has_settled, latest_as_good
+from attractor_pack.training.measuring import Measuring
 from attractor_pack.training.objective import fixed_draws
 from attractor_pack.training.schedules import draw_timesteps, mean_weight, rate_factor, snr_weight
 from attractor_pack.training.settings import TrainSettings
@@ -19,6 +20,21 @@ class Model:
 
     device = torch.device("cpu")
     timesteps = 1000
+
+
+@pytest.mark.parametrize(("batch", "steps", "count", "times"), [
+    (4, 400, 32, 12), (1, 400, 32, 6), (1, 200, 12, 8), (1, 40, 32, 4), (8, 6, 32, 6), (1, 1, 32, 1),
+])  # fmt: skip
+def test_measuring_takes_no_more_than_a_quarter_of_a_training(batch, steps, count, times):
+    """But for a training that is soon over, which is measured four times all the same."""
+    settings = TrainSettings(steps=steps, batch_size=batch)
+    measuring = Measuring(Model(), settings, None, None)
+    views = Views(torch.zeros(8, 4, 2, 2), torch.ones(8, 1, 2, 2), torch.arange(8))
+    draws = measuring.draws(views, 0, count)
+    every = measuring.every(steps, draws)
+    measured = [step for step in range(1, steps + 1) if step % every == 0]
+    assert len(measured) == times
+    assert times <= 6 and steps <= 40 or times * count <= 0.25 * 2 * steps * batch * 1.01
 
 
 def test_fixed_draws_see_every_photo_and_the_whole_schedule():

@@ -95,9 +95,11 @@ def _section(record: dict, figures: dict[str, float]) -> str:
     rows = [
         row("training step over the bare U-Net's forward and backward, demo, batch 8", "step_over_bare.demo_b8",
             "1.10"),
+        row("the same with the measurements of 400 steps", "demo_b8.with_measuring", "–"),
         row("the same, XTI", "step_over_bare.demo_b8_XTI", "–"),
         row("the same, NeTI", "step_over_bare.demo_b8_NeTI", "–"),
         row("the same, TI, SD1.5 with random weights, 256 px, batch 2", "step_over_bare.sd15_256", "1.10"),
+        row("the same with the measurements of 400 steps", "sd15_256.with_measuring", "–"),
         row("steps a second over the diffusers script's, demo, batch 8", "steps_over_diffusers", "at least 1.5"),
         row("time to the script's lowest held-out loss over the script's", "time_to_equal_loss_over_diffusers", ".25"),
         row("NeTI picture over the stock one, demo, 20 steps, encoding included", "neti_sampling_over_stock", "1.15"),
