@@ -23,7 +23,7 @@ from ..attractor.raw_masks import Sources
 from ..attractor.saliency import FILE_NAME, SaliencyModel
 from ..backend.sources import in_folders, mask_sources, model_folders
 from ..metrics.compare import compare_reports
-from ..metrics.encoders import available, encoder_file, load_encoder
+from ..metrics.encoders import available, encoder_file, load_encoder, not_here, not_installed
 from ..metrics.generations import from_picture
 from ..metrics.page import write_comparison, write_report
 from ..metrics.pictures import painted_by, read_pictures, write_pictures
@@ -178,8 +178,11 @@ def encoders(chosen: Namespace) -> dict:
     if unknown:
         raise AttractorError(f"{unknown[0]!r} is not known. There are: {', '.join(KNOWN)}.")
     for name in chosen.names:
+        if said := not_installed(name, folders):
+            raise AttractorError(said)
         print(f"{name}: {KNOWN[name].text}", file=sys.stderr)
-        fetch(KNOWN[name], folders[0], _Percent())
+        if not_here(name, folders):
+            fetch(KNOWN[name], folders[0], _Percent())
     here = {name: str(encoder_file(name, folders) or "") for name in available(folders)}
     more = {name: str(encoder_file(name, folders) or KNOWN[name].text) for name in KNOWN}
     return {"encoders": {**here, **more}}

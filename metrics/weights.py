@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import http.client
 import os
+import shutil
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,8 +19,11 @@ from ..attractor.errors import AttractorError
 
 _TRANSFORMERS = ("config.json", "preprocessor_config.json", "model.safetensors")
 _OPEN_CLIP = ("open_clip_model.safetensors",)
+_CLIP = "Apache-2.0 (OpenAI's own release: MIT)"
 _AT_ONCE = 1 << 20  # bytes
-_SILENCE = 60  # seconds without a byte after which a fetch is given up
+_PATIENCE = 20  # seconds without a byte after which a fetch is given up
+_PART = ".part"
+_STALE = 24 * 3600  # seconds after which what a killed fetch left is cleared
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,16 @@ class Weights:
         """Whether it is kept as a folder in transformers' layout."""
         return len(self.files) > 1
 
+    def is_whole(self, path: Path) -> bool:
+        """Whether all of it lies there."""
+        return all((path / file).is_file() for file in self.files) if self.is_folder else path.is_file()
+
 
 KNOWN = {
     weights.name: weights
     for weights in (
-        Weights("ViT-B-32_openai.safetensors", "timm/vit_base_patch32_clip_224.openai", _OPEN_CLIP, 605, "MIT"),
-        Weights("ViT-B-16_openai.safetensors", "timm/vit_base_patch16_clip_224.openai", _OPEN_CLIP, 599, "MIT"),
+        Weights("ViT-B-32_openai.safetensors", "timm/vit_base_patch32_clip_224.openai", _OPEN_CLIP, 605, _CLIP),
+        Weights("ViT-B-16_openai.safetensors", "timm/vit_base_patch16_clip_224.openai", _OPEN_CLIP, 599, _CLIP),
         Weights("dino-vits16", "facebook/dino-vits16", _TRANSFORMERS, 87, "Apache-2.0"),
         Weights("dinov2-small", "facebook/dinov2-small", _TRANSFORMERS, 88, "Apache-2.0"),
     )
@@ -76,11 +86,15 @@ def fetch(weights: Weights, folder: Path, watch: Callable[[int, int], None] = la
     and HF_HUB_OFFLINE. Raises AttractorError where the hub cannot be reached, or a file is not what the hub says it is.
     """
     target = folder / weights.name
-    if target.exists():
+    if weights.is_whole(target):
         return target
+    if target.exists():
+        raise AttractorError(f"{target} is there and is not whole: take it away, and it can be fetched.")
+    watch(0, weights.megabytes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as name:
+        _tidy(folder, weights)
+        with tempfile.TemporaryDirectory(prefix=f".{weights.name}.", suffix=_PART, dir=folder) as name:
             whole = Path(name) / "whole"
             whole.mkdir()
             files = _listed(weights)
@@ -89,7 +103,11 @@ def fetch(weights: Weights, folder: Path, watch: Callable[[int, int], None] = la
                 for more in _pieces(file, whole / file.name):
                     done += more
                     watch(min(done, total) >> 20, max(total >> 20, 1))
-            os.replace(whole if weights.is_folder else whole / weights.files[0], target)
+            try:
+                os.replace(whole if weights.is_folder else whole / weights.files[0], target)
+            except OSError:
+                if not weights.is_whole(target):  # another program was faster
+                    raise
     except urllib.error.URLError as error:
         raise AttractorError(_not_fetched(weights, error.reason)) from error
     except (OSError, http.client.HTTPException) as error:
@@ -110,7 +128,7 @@ def _listed(weights: Weights) -> list[_File]:
     from huggingface_hub import HfApi, hf_hub_url
 
     try:
-        found = HfApi().model_info(weights.repository, files_metadata=True)
+        found = HfApi(token=False).model_info(weights.repository, files_metadata=True, timeout=_PATIENCE)
     except Exception as error:  # whichever HTTP library this version of the hub's client is made with
         raise AttractorError(_not_fetched(weights, " ".join(str(error).split())[:200])) from error
     there = {one.rfilename: one for one in found.siblings or ()}
@@ -129,14 +147,21 @@ def _pieces(file: _File, path: Path) -> Iterator[int]:
     """Fetch a file piece by piece; gives the bytes of each. Raises OSError where what came is not what was announced.
     """
     digest, size = hashlib.sha256(), 0
-    with urllib.request.urlopen(file.address, timeout=_SILENCE) as answer, path.open("wb") as out:  # noqa: S310
-        while block := answer.read(_AT_ONCE):
+    with urllib.request.urlopen(file.address, timeout=_PATIENCE) as answer, path.open("wb") as out:  # noqa: S310
+        while block := answer.read1(_AT_ONCE):  # what is there, so that a slow fetch can be cancelled too
             out.write(block)
             digest.update(block)
             size += len(block)
             yield len(block)
     if (file.size and size != file.size) or (file.sha256 and digest.hexdigest() != file.sha256):
         raise OSError(f"{file.name} came damaged: {size} of {file.size} bytes; try again")
+
+
+def _tidy(folder: Path, weights: Weights) -> None:
+    """Clear what a fetch left that was killed."""
+    for path in folder.glob(f".{glob.escape(weights.name)}.*{_PART}"):
+        if time.time() - path.stat().st_mtime > _STALE:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _not_fetched(weights: Weights, why: object) -> str:

@@ -85,12 +85,14 @@ class SampleGrid(io.ComfyNode):
     def execute(
         cls, model, clip, vae, prompts, first_seed, seeds, batch_size, class_word, concept=None, save_name="", **sampler
     ):
-        folder = folders.pictures_folder(check_name(save_name.strip())) if save_name.strip() else None
+        folder = folders.new_pictures_folder(check_name(save_name.strip())) if save_name.strip() else None
         chosen = range(first_seed, first_seed + seeds)
         settings = SamplerSettings(**sampler)
-        made = sample_grid(model, clip, vae, concept, class_word, read_prompts(prompts), chosen, settings, batch_size)
-        if folder is not None:
-            write_pictures(made, folder, _graph_text(cls.hidden.prompt, cls.hidden.extra_pnginfo))
+        with folders.kept_if_filled(folder):
+            made = sample_grid(model, clip, vae, concept, class_word, read_prompts(prompts), chosen, settings,
+                               batch_size)  # fmt: skip
+            if folder is not None:
+                write_pictures(made, folder, _graph_text(cls.hidden.prompt, cls.hidden.extra_pnginfo))
         return io.NodeOutput(to_host(made.images), to_host(contact_sheet(made)[None]), made,
                              ui=panels.pictures(made))  # fmt: skip
 

@@ -6,9 +6,10 @@ from contextlib import nullcontext
 
 from comfy_api.latest import io
 
+from ..attractor.errors import AttractorError
 from ..attractor.saliency import FILE_NAME, SaliencyModel
 from ..metrics.charts import score_chart
-from ..metrics.encoders import EFFICIENTNET, available, encoder_file, load_encoder, not_installed
+from ..metrics.encoders import EFFICIENTNET, available, load_encoder, not_here, not_installed
 from ..metrics.generations import from_picture
 from ..metrics.page import write_report
 from ..metrics.scores import score
@@ -86,8 +87,10 @@ class Score(io.ComfyNode):
         what = f"Put it into {folders.model_folders()[0]}, or choose another."
         chosen = (("image_encoder", image_encoder), ("text_encoder", text_encoder))
         said = [absent(name, value, there, what) for name, value in chosen]
-        needs = [not_installed(value, folders.model_folders()) for _, value in chosen
-                 if isinstance(value, str) and not (download and value in KNOWN)]  # fmt: skip
+        names = [value for _, value in chosen if isinstance(value, str)]
+        needs = [not_installed(name, folders.model_folders()) for name in names]
+        if download is False:  # None where it comes by a link
+            needs += [_offer(name) for name in names]
         return next((one for one in [*said, *needs] if one), True)
 
     @classmethod
@@ -102,7 +105,9 @@ class Score(io.ComfyNode):
             () if look_alikes is None else look_alikes)]  # fmt: skip
         find = SaliencyModel(folders.find_model(FILE_NAME)).mask if regions == _REGIONS[1] else None
         for name in names:
-            if download and name in KNOWN and encoder_file(name, folders.model_folders()) is None:
+            if (said := _offer(name)) and not download:
+                raise AttractorError(said)
+            if said:
                 fetch(KNOWN[name], folders.model_folders()[0], watcher())
         loaded = [load_encoder(name, folders.model_folders()) for name in names]
         with on_device(loaded) if loaded else nullcontext():
@@ -114,3 +119,9 @@ class Score(io.ComfyNode):
             text += f"\npage: {page}"
         return io.NodeOutput(report, to_host(from_picture(score_chart(report))[None]), text,
                              ui={"text": (text,), **panels.verdicts([("", report.verdict)], page)})  # fmt: skip
+
+
+def _offer(name: str) -> str:
+    """What is said of an encoder that is not here and can be fetched; empty for all others."""
+    said = not_here(name, folders.model_folders())
+    return said and f"{said} Switch download on to fetch it, or put it there."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import logging
 import os
 import queue
 import tempfile
@@ -37,8 +38,10 @@ from .work import PREPARED
 _TRIES = 3
 _POLL = 0.5  # seconds
 _PATIENCE = 120.0  # seconds that a host may be silent
+_PAUSE = 20.0  # seconds between looks at a host that answers and cannot be used
 _FORGOTTEN = 5  # looks at a host that knows nothing of a graph
 _FOLDER = "attractor-sweep"
+log = logging.getLogger(__name__)
 OWN_SERVER = "ATTRACTOR_OWN_SERVER"
 """Environment variable by which a host tells the sweep that it started who it is."""
 
@@ -129,13 +132,15 @@ class OverHosts:
 
     def _wait_for(self, host: _Host, why: str) -> None:
         """Until it answers again, with the same files; where no host has for a while, nobody will do what waits."""
-        host.gone = time.monotonic()
-        while not self._stop.wait(_POLL):
+        host.gone, pause = time.monotonic(), _POLL
+        while not self._stop.wait(pause):
             if host.answers():
                 try:
                     self._compare(host, host.check(self._plan))
-                except AttractorError as error:
-                    why = str(error)
+                except Exception as error:  # whatever it is, this thread is the only one that asks the host again
+                    if why != str(error):
+                        log.warning("%s", error)
+                    why, pause = str(error), _PAUSE
                 else:
                     host.came_back()
                     return

@@ -36,6 +36,7 @@ from ..metrics.generations import Generated, Generations, eight_bit
 from ..metrics.page import write_report
 from ..metrics.scores import score
 from ..metrics.splits import Certificate
+from ..metrics.weights import KNOWN
 from ..training import demo_assets
 from ..training.concept import Concept, save_concept
 from ..training.loop import train
@@ -162,7 +163,8 @@ def stamps_of(plan: Plan) -> dict[str, str]:
     folders = model_folders(plan.models or None)
     for name in _names(plan):
         path = encoder_file(name, folders)
-        found[f"the encoder {name}"] = file_stamp(path) if path else "not there"
+        files = KNOWN[name].files if name in KNOWN else ()
+        found[f"the encoder {name}"] = file_stamp(path, files) if path else "not there"
     for name, file in (("saliency", KINDS[plan.masking.saliency_model].file), ("text", FOLDER_NAME)):
         if plan.masking.backend in ("auto", name):
             path = in_folders(folders, file)
@@ -170,10 +172,15 @@ def stamps_of(plan: Plan) -> dict[str, str]:
     return found
 
 
-def file_stamp(path: Path) -> str:
-    """Hash of a file, or of a folder's files: of all of it up to 4 MB, beyond that of its size and 64 blocks of it."""
+def file_stamp(path: Path, names: Sequence[str] = ()) -> str:
+    """Hash of a file, or of a folder's files: of all of it up to 4 MB, beyond that of its size and 64 blocks of it.
+
+    names: of the folder's files that count, all without them; the hub's cache holds others beside them.
+    """
     state = hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    if path.is_dir() and names:
+        files = [path / name for name in sorted(names) if (path / name).is_file()]
     for file in files:
         size = file.stat().st_size
         state.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())

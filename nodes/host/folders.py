@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import folder_paths
@@ -94,11 +96,35 @@ def report_folder(name: str) -> Path:
     return Path(folder_paths.get_output_directory()) / "attractor" / name
 
 
-def pictures_folder(name: str) -> Path:
-    """output/attractor/<name>/pictures_0001, or with the next number that no folder has yet."""
+def new_pictures_folder(name: str) -> Path:
+    """output/attractor/<name>/pictures_0001, or with the next number that no folder has yet; it is made at once, so
+    that nobody else takes it. Raises AttractorError where it cannot be.
+    """
     within = report_folder(name)
-    taken = [int(p.name[9:]) for p in within.glob("pictures_*") if p.name[9:].isdigit()]
-    return within / f"pictures_{max(taken, default=0) + 1:04d}"
+    taken = [int(p.name[9:]) for p in within.glob("pictures_*") if p.name[9:].isdecimal()]
+    number = max(taken, default=0) + 1
+    while True:
+        folder = within / f"pictures_{number:04d}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            said = f"{folder}: cannot be made ({error.strerror}). Check the folder's permissions and free space."
+            raise AttractorError(said) from error
+
+
+@contextmanager
+def kept_if_filled(folder: Path | None) -> Iterator[None]:
+    """An empty folder is taken away where what was to fill it raises."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def studies_folder() -> Path:

@@ -291,5 +291,7 @@ def test_an_encoder_that_is_not_here_is_fetched_only_when_told_to(server, refuse
               "image_encoder": "dinov2-small", "text_encoder": "none", "report_name": ""}  # fmt: skip
     graph = load_demo(grid=node("Attractor_SampleGrid", **demo, class_word="cup", **grid))
     refused({**graph, "score": node("Attractor_Score", **scored)}, "88 MB, licence Apache-2.0, from huggingface.co")
-    refused({**graph, "score": node("Attractor_Score", **scored, download=True)}, "offline mode is enabled")
+    wired = {**graph, "yes": node("PrimitiveBoolean", value=True)}
+    for told, more in ((True, graph), (["yes", 0], wired)):
+        refused({**more, "score": node("Attractor_Score", **scored, download=told)}, "offline mode is enabled")
     assert not (server.base / "models" / "attractor" / "dinov2-small").exists()

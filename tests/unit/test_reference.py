@@ -5,7 +5,7 @@ import krippendorff
 import numpy as np
 import pytest
 import torch
-from attractor_pack.metrics.encoders import load_encoder
+from attractor_pack.metrics.encoders import load_encoder, open_clip_file
 from attractor_pack.metrics.people import bradley_terry, krippendorff_alpha
 from attractor_pack.training import demo_assets
 from PIL import Image
@@ -93,6 +93,9 @@ def test_open_clip_features_are_open_clips(tmp_path, photos):
     with torch.no_grad():
         expected = model.encode_text(open_clip.get_tokenizer("ViT-S-32-alt")(["a dog on the moon"]), normalize=True)
     assert torch.allclose(encoder.texts(["a dog on the moon"]), expected, atol=1e-5, rtol=0)
+    in_the_cache = (tmp_path / "ViT-S-32-alt.safetensors").rename(tmp_path / "open_clip_model.safetensors")
+    same = open_clip_file(in_the_cache, "ViT-S-32-alt.safetensors")
+    assert torch.equal(same.texts(["a dog"]), encoder.texts(["a dog"])) and same.stamp == encoder.stamp
 
 
 def test_clip_score_is_torchmetrics(clip_folder, photos):

@@ -14,6 +14,7 @@ import torch
 from attractor_pack.metrics.encoders import load_encoder
 from attractor_pack.metrics.weights import KNOWN
 
+pytestmark = pytest.mark.slow  # each starts the command, and the hub's client, anew
 NAME = "dinov2-small"
 
 
@@ -93,11 +94,14 @@ def hub(repository):
         server.shutdown()
 
 
-def attractor(*arguments, hub, home):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    command = [sys.executable, "-P", "-m", "attractor_pack.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120,
+def python(*arguments, hub, home):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_"))}
+    return subprocess.run([sys.executable, "-P", *map(str, arguments)], capture_output=True, text=True, timeout=120,
                           env=environment | {"HF_ENDPOINT": hub, "HF_HOME": str(home)})  # fmt: skip
+
+
+def attractor(*arguments, **where):
+    return python("-m", "attractor_pack.cli.main", *arguments, **where)
 
 
 def test_an_encoder_is_fetched_whole_and_after_its_licence_was_said(hub, repository, tmp_path):
@@ -138,11 +142,38 @@ def test_a_repository_without_the_file_and_a_hub_that_is_not_there_are_said(hub,
 
 
 def test_what_another_program_fetched_into_the_hubs_cache_is_used_where_it_lies(hub, repository, tmp_path):
-    home, address = tmp_path / "home", hub()
+    home, models = tmp_path / "home", tmp_path / "models"
     code = ("from huggingface_hub import hf_hub_download\n"
             f"for file in {KNOWN[NAME].files!r}: hf_hub_download({KNOWN[NAME].repository!r}, file)")  # fmt: skip
-    environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=120)
-    listed = attractor("encoders", "--models", tmp_path / "models", hub="http://127.0.0.1:9", home=home)
-    path = json.loads(listed.stdout)["encoders"][NAME]
-    assert path.startswith(str(home)) and os.path.isfile(os.path.join(path, "model.safetensors"))
+    ended = python("-c", code, hub=hub(), home=home)
+    assert ended.returncode == 0, ended.stderr
+    (models / NAME).mkdir(parents=True)  # empty, as a clone that broke off leaves it
+    ended = attractor("encoders", NAME, "--models", models, hub="http://127.0.0.1:9", home=home)
+    path = json.loads(ended.stdout)["encoders"][NAME]
+    assert path.startswith(str(home)) and not list((models / NAME).iterdir())
+    code = f"""if True:
+        from pathlib import Path
+        import torch
+        from attractor_pack.metrics.encoders import load_encoder
+        print(load_encoder({NAME!r}, [Path({str(models)!r})]).images(torch.rand(2, 3, 40, 40)).shape)
+    """
+    ended = python("-c", code, hub="http://127.0.0.1:9", home=home)
+    assert ended.stdout.strip() == "torch.Size([2, 32])", ended.stderr
+
+
+def test_a_fetch_is_stopped_by_whoever_watches_and_keeps_nothing(hub, tmp_path):
+    """As the host's Cancel does it."""
+    models = tmp_path / "models"
+    code = f"""if True:
+        from pathlib import Path
+        from attractor_pack.metrics.weights import KNOWN, fetch
+        class Cancel(Exception): pass
+        def watch(done, total):
+            if list(Path({str(models)!r}).glob(".*.part/whole/config.json")): raise Cancel
+        try:
+            fetch(KNOWN[{NAME!r}], Path({str(models)!r}), watch)
+        except Cancel:
+            print("stopped")"""
+    ended = python("-c", code, hub=hub(), home=tmp_path / "home")
+    assert ended.stdout.strip() == "stopped", ended.stderr
+    assert not list(models.iterdir())
