@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attractor.errors import AttractorError
 from ..attractor.files import write_beside
 from ..attractor.overlay import overlay
 from ..training.history import History
 from .charts import comparison_chart_svg, loss_curve_svg, score_chart_svg
 from .duplicates import Thresholds
 from .generations import Generations, contact_sheet, to_picture
-from .report import Report, published
+from .report import Report, published, read_report
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -41,6 +42,26 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     write_beside(folder / "report.csv", _writer(report.as_csv()))
     write_beside(page, _writer(html))
     return data, page
+
+
+def folder_for(report: Report, wanted: Path) -> Path:
+    """The folder `wanted`, or wanted-2 and so on where a report of other photos lies already, which is kept."""
+    photos = {photo.sha256 for part in (report.train, report.held_out) for photo in part.photos}
+    folder, number = wanted, 1
+    while not _is_free_for(photos, folder / "report.json"):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def _is_free_for(photos: set[str], data: Path) -> bool:
+    if not data.exists():
+        return True
+    try:
+        found = read_report(data)
+    except AttractorError:
+        return False
+    return bool(photos & {*(found.get("train_photos") or ()), *(found.get("held_out_photos") or ())})
 
 
 def write_comparison(comparison: Comparison, folder: Path, reports: Sequence[Report] = ()) -> tuple[Path, Path]:

@@ -11,7 +11,7 @@ from ..attractor.saliency import FILE_NAME, SaliencyModel
 from ..metrics.charts import score_chart
 from ..metrics.encoders import EFFICIENTNET, available, load_encoder, not_here, not_installed
 from ..metrics.generations import from_picture
-from ..metrics.page import write_report
+from ..metrics.page import folder_for, write_report
 from ..metrics.scores import score
 from ..metrics.weights import KNOWN, fetch
 from ..training.concept import check_name
@@ -51,7 +51,8 @@ class Score(io.ComfyNode):
                     tooltip="A CLIP from models/attractor, to score how well pictures follow their prompts.",
                 ),
                 io.String.Input(
-                    "report_name", default="", tooltip="Writes output/attractor/<name>/report.html; empty writes none."
+                    "report_name", default="", tooltip="Writes output/attractor/<name>/report.html, "
+                    "<name>-2 where a report of other photos lies already; empty writes none.",
                 ),
                 GenerationsType.Input(
                     "base_generations", optional=True,
@@ -115,7 +116,7 @@ class Score(io.ComfyNode):
             report = score(generations, base_generations, train_set, held_out_set, encoders, find, others, watcher())
         text, page = report.text, None
         if folder is not None:
-            _, page = write_report(report, folder)
+            _, page = write_report(report, folder_for(report, folder))
             text += f"\npage: {page}"
         return io.NodeOutput(report, to_host(from_picture(score_chart(report))[None]), text,
                              ui={"text": (text,), **panels.verdicts([("", report.verdict)], page)})  # fmt: skip

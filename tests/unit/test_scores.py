@@ -11,7 +11,7 @@ import torch
 from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.metrics.encoders import available, efficientnet_lite0, load_encoder
 from attractor_pack.metrics.generations import Generated, Generations, contact_sheet
-from attractor_pack.metrics.page import write_report
+from attractor_pack.metrics.page import folder_for, write_report
 from attractor_pack.metrics.scores import score
 from attractor_pack.training import demo_assets
 from attractor_pack.training.concept import Concept
@@ -55,6 +55,22 @@ def test_the_ceiling_is_held_out_against_held_out(sets, efficientnet):
     found = score(made([p.pixels for p in held_out.photos]), None, train, held_out, [efficientnet]).scores[0]
     assert found.ceiling == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
     assert found.memorisation_gap is None and found.floor is None
+
+
+def test_a_report_of_other_photos_is_kept_and_one_of_the_same_is_replaced(sets, efficientnet, tmp_path):
+    """Under one name, as when the next subject is taken into the same graph."""
+    train, held_out = sets
+    report = score(made([held_out.photos[0].pixels]), None, train, held_out, [efficientnet])
+    folder = tmp_path / "my-subject"
+    assert folder_for(report, folder) == folder
+    write_report(report, folder)
+    assert folder_for(report, folder) == folder
+    other = json.loads((folder / "report.json").read_text()) | {"train_photos": ["0" * 64], "held_out_photos": []}
+    (folder / "report.json").write_text(json.dumps(other))
+    assert folder_for(report, folder) == tmp_path / "my-subject-2"
+    write_report(report, folder_for(report, folder))
+    assert folder_for(report, folder) == tmp_path / "my-subject-2"
+    assert json.loads((folder / "report.json").read_text())["train_photos"] == ["0" * 64]
 
 
 def test_a_report_that_does_not_fit_on_the_disk_leaves_the_last_one(sets, efficientnet, tmp_path):
@@ -203,7 +219,7 @@ def test_a_thousand_pictures_are_scored_with_flat_memory(sets, tmp_path):
         "from pathlib import Path\n"
         "from attractor_pack.metrics.encoders import load_encoder\n"
         "from attractor_pack.metrics.generations import Generated, Generations\n"
-        "from attractor_pack.metrics.page import write_report\n"
+        "from attractor_pack.metrics.page import folder_for, write_report\n"
         "from attractor_pack.metrics.scores import score\n"
         "from attractor_pack.training import demo_assets\n"
         "subject = demo_assets.subject()\n"
