@@ -21,7 +21,7 @@ from .settings import TrainSettings
 from .views import Views
 
 SAMPLES = 24
-_MOST, _FEWEST = 12, 4  # measurements in a phase, and in one that is soon over
+_MOST, _FEWEST = 12, 6  # measurements in a phase, and in one that is soon over
 _SHARE = 0.25  # of a phase's passes through the U-Net, for measuring
 
 
