@@ -160,7 +160,11 @@ async function findAgain() {
   if (!going.length) return;
   const path = `/attractor/running?client_id=${encodeURIComponent(api.clientId ?? "")}`;
   const told = await (await fetch(api.fileURL(path), { cache: "no-store" })).json();
-  for (const one of told.filter((one) => going.includes(one.prompt_id))) nodeOf(one.node)?.attractorPanel?.live(one);
+  for (const one of told.filter((one) => going.includes(one.prompt_id))) {
+    const panel = nodeOf(one.node)?.attractorPanel;
+    if (one.found) panel?.show(one.found);
+    else panel?.live(one);
+  }
 }
 
 async function drawn({ detail }) {

@@ -32,6 +32,7 @@ _PAGES = 64  # that are remembered at most
 _SMALL = 256  # pixels of a thumbnail
 
 running: dict[str, dict] = {}  # by node id: the curve of a training that goes on, for a page that was loaded anew
+finished: dict[str, dict] = {}  # by node id: what nodes of the graph that runs have shown, until its history has it
 _drawing: dict[str, None] = {}  # client ids of the pages that draw curves themselves, the latest last
 
 
@@ -61,6 +62,18 @@ def tell_curve(node_id: str | None, message: dict) -> None:
     running[node_id] = {"node": node_id, "prompt_id": prompt, "client": server.client_id, **message}
     if page_draws():
         server.send_sync(CURVE, shown(running[node_id]), server.client_id)
+
+
+def _keep_for_a_reload(panel: dict) -> None:
+    """A page that is loaded anew in the middle of a run finds what its nodes have shown."""
+    server = _server()
+    node_id, prompt = getattr(server, "last_node_id", None), getattr(server, "last_prompt_id", None)
+    if server is None or node_id is None:
+        return
+    for other in [key for key, one in finished.items() if one["prompt_id"] != prompt]:
+        del finished[other]
+    one = finished.setdefault(node_id, {"node": node_id, "prompt_id": prompt, "client": server.client_id, "found": []})
+    one["found"].append(panel)  # a list comes item by item
 
 
 def shown(told: dict) -> dict:
@@ -182,7 +195,9 @@ def panel_of_study(link: str, votes: int, raters: int) -> dict:
 
 
 def _panel(kind: str, **content: Any) -> dict:
-    return {"attractor": [{"kind": kind, **content}]}
+    panel = {"kind": kind, **content}
+    _keep_for_a_reload(panel)
+    return {"attractor": [panel]}
 
 
 def _form(picture: Image.Image) -> str:

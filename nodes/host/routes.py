@@ -127,9 +127,10 @@ async def _concept(request: web.Request) -> web.Response:
 
 
 async def _running(request: web.Request) -> web.Response:
-    """Trainings that this page's client queued: nobody else is told how they go on."""
+    """What nodes have shown and trainings draw in a graph that this page's client queued: nobody else is told."""
     client = request.query.get("client_id", "")
-    told = [panels.shown(one) for one in panels.running.values() if client and one["client"] == client]
+    known = [*panels.finished.values(), *panels.running.values()]
+    told = [panels.shown(one) for one in known if client and one["client"] == client]
     return web.json_response(told, headers={"Cache-Control": "no-store"})
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from attractor_pack.attractor.overlay import effective_weight
 from attractor_pack.tools.host import ROOT
-from attractor_pack.tools.templates.__main__ import open_canvas
+from attractor_pack.tools.templates.__main__ import open_canvas, wait_until_idle
 from attractor_pack.training.demo_assets import subject
 from attractor_pack.training.views import centre_view
 
@@ -65,12 +65,6 @@ def wait_for(page, name, words, timeout=240_000):
     )
 
 
-def idle(page):
-    page.wait_for_function(
-        "async () => !(await (await fetch('/queue')).json()).queue_running.length", timeout=300_000
-    )
-
-
 def queue(page, **train):
     """Queue what is on the canvas, with widgets of the Train node changed."""
     for key, value in train.items():
@@ -82,7 +76,7 @@ def queue(page, **train):
 
 def stop(page):
     page.evaluate("() => app.api.interrupt()")
-    idle(page)
+    wait_until_idle(page, 300)
 
 
 def prompts():
@@ -120,7 +114,7 @@ def test_the_curve_moves_and_cancel_keeps_it(canvas):
 def test_queued_again_it_goes_on_and_everything_is_shown(canvas, host, tmp_path):
     queue(canvas)
     wait_for(canvas, "Score", "Open report", timeout=400_000)
-    idle(canvas)
+    wait_until_idle(canvas, 300)
     assert re.search(r"kept: step \d+", text(canvas, "Train")) and "train photos" in text(canvas, "Train")
     cells = canvas.evaluate(f"() => [...({PANEL})('SampleGrid').querySelectorAll('img')].map(i => [i.alt, i.title])")
     assert [alt for alt, _ in cells] == [f"{prompt}, seed 1" for prompt in prompts()]
@@ -204,14 +198,18 @@ def test_another_graph_with_the_same_node_numbers_shows_nothing_of_it(canvas):
 
 def test_a_reload_while_it_trains_finds_the_curve(canvas):
     load(canvas, QUICKSTART)
+    canvas.evaluate(f"() => {{ ({NODE})('Mask').widgets.find(w => w.name === 'grow').value = 3; }}")
     queue(canvas, steps=1500, training_seed=5)
     wait_for(canvas, "Train", r"subject: step \d+ of 1520")
+    covers = re.search(r"covers \d+%", text(canvas, "Mask"))[0]
     canvas.wait_for_timeout(1500)  # the page saves its graph a moment after a change
     canvas.route_web_socket(re.compile("/ws"), without_curves)  # what is seen then was asked for, not sent
     canvas.reload()
     canvas.wait_for_function("() => !!window.app?.graph?._nodes?.some(n => n.type === 'Attractor_Train')")
     wait_for(canvas, "Train", r"subject: step \d+ of 1520", timeout=30_000)
     assert canvas.evaluate(f"() => !!({PANEL})('Train').querySelector('progress')")
+    wait_for(canvas, "Mask", covers, timeout=5_000)  # it has run, and the host's history does not say so yet
+    assert canvas.evaluate("async () => !(await (await fetch('/queue')).json()).queue_running.length") is False
     stop(canvas)
     canvas.wait_for_function(f"() => !({PANEL})('Train').querySelector('progress')", timeout=10_000)
     canvas.route_web_socket(re.compile("/ws"), lambda route: route.connect_to_server())
@@ -292,7 +290,7 @@ def test_in_the_other_looks(host, browser, tmp_path, settings):
     load(page, QUICKSTART)
     queue(page)
     wait_for(page, "Score", "Open report", timeout=400_000)
-    idle(page)
+    wait_until_idle(page, 300)
     for width in (1600, 1100):
         page.set_viewport_size({"width": width, "height": 900})
         look(page, "Mask", tmp_path / f"{width}.png")

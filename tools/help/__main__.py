@@ -22,7 +22,7 @@ from ..graphs import main_road, node
 from ..host import ROOT, Host
 from ..models import link_into
 from ..studio.catalogue import write_catalogue
-from ..templates.__main__ import build, no_first_visit, open_canvas
+from ..templates.__main__ import build, no_first_visit, open_canvas, wait_until_idle
 from ..templates.parts import WITH, Column, Template, demo, grid, score, sets, training
 from .pages import all_pages
 
@@ -86,7 +86,7 @@ def _run(page: Page) -> None:
         .widgets.find(w => w.name === 'attractor_panel').element.textContent.includes(key)"""
     for name, key in (("Attractor_Study", "votes"), ("Attractor_Compare", "attractor")):
         page.wait_for_function(done, arg=[name, key], timeout=900_000)
-    page.wait_for_function("async () => !(await (await fetch('/queue')).json()).queue_running.length", timeout=900_000)
+    wait_until_idle(page, 900)
 
 
 def _everything() -> Template:

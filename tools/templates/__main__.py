@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,18 @@ def open_canvas(page: Page, url: str) -> Page:
     page.wait_for_function("() => !!(window.app?.graph && window.LiteGraph?.registered_node_types?.Attractor_Train)")
     page.wait_for_timeout(3000)  # the front end restores its last or its default graph
     return page
+
+
+def wait_until_idle(page: Page, seconds: float) -> None:
+    """Until the host's queue is empty. Asked from here: Playwright does not await what a page's own wait promises."""
+    ends = time.monotonic() + seconds
+    while page.evaluate("""async () => {
+        const queue = await (await fetch("/queue")).json();
+        return queue.queue_running.length + queue.queue_pending.length;
+    }"""):
+        if time.monotonic() > ends:
+            raise TimeoutError(f"the queue is not empty after {seconds:g} s")
+        page.wait_for_timeout(200)
 
 
 def build(page: Page, template: Template) -> dict[str, Any]:
