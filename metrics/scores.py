@@ -225,6 +225,12 @@ def _check_pair(generations: Generations, base: Generations) -> None:
         raise AttractorError(
             "base_generations was painted with a concept: connect an Attractor_SampleGrid without one there."
         )
+    own, floor = (" ".join(one.class_word.lower().split()) for one in (generations, base))
+    if generations.concept is not None and own and floor and own != floor:
+        raise AttractorError(
+            f"base_generations shows what the model makes of {floor!r}, and the concept is of {own!r}, so it is no "
+            f"floor: write {own!r} into class_word of the Attractor_SampleGrid without a concept."
+        )
     if sorted(base.keys) != sorted(generations.keys):
         raise AttractorError(
             "base_generations has other prompts or seeds than generations, so the two cannot be compared: give both "

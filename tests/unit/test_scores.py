@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,17 @@ def test_copying_the_training_photos_shows_as_memorisation(sets, efficientnet):
     assert copied.train > copied.held_out and copied.floor < copied.held_out <= 1
     assert copied.pictures[0]["nearest_train_photo"] == train.photos[0].sha256
     assert copied.pictures[0]["nearest_train_similarity"] > 0.999
+
+
+def test_a_floor_of_another_word_is_refused(sets, efficientnet):
+    """As when the next subject is taken into a graph whose second grid still says the last one's word."""
+    train, held_out = sets
+    concept = Concept({"l": torch.zeros(1, 768)}, "tea  Pot", {})
+    of_concept = replace(made([held_out.photos[0].pixels], concept), class_word="tea  Pot")
+    with pytest.raises(AttractorError, match="write 'tea pot' into class_word"):
+        score(of_concept, made([train.photos[0].pixels]), train, held_out, [efficientnet])
+    same = replace(made([train.photos[0].pixels]), class_word="Tea pot")
+    assert score(of_concept, same, train, held_out, [efficientnet]).scores
 
 
 def test_the_ceiling_is_held_out_against_held_out(sets, efficientnet):
