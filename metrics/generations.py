@@ -6,7 +6,7 @@ import io
 import json
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -31,13 +31,17 @@ class Generated:
 
 @dataclass(frozen=True)
 class Generations:
-    """images: [B, 3, H, W] in [0, 1]; items: what made each of them; concept: None for the base model alone."""
+    """images: [B, 3, H, W] in [0, 1]; items: what made each of them; concept: None for the base model alone.
+
+    masks: of the subject in each picture, [B, H, W] in [0, 1], where somebody has made some.
+    """
 
     images: Tensor
     items: tuple[Generated, ...]
     class_word: str
     concept: Concept | None = None
     base_model: dict = field(default_factory=dict)
+    masks: Tensor | None = None
 
     def png(self, index: int, also: Mapping[str, str] | None = None) -> bytes:
         """A picture as a PNG file that says in its text `attractor` (JSON) how it was made, with the run card.
@@ -53,6 +57,19 @@ class Generations:
         text.add_itxt(PNG_TEXT, json.dumps(made, sort_keys=True, ensure_ascii=False))
         to_picture(self.images[index]).save(data, "PNG", pnginfo=text)
         return data.getvalue()
+
+    def with_masks(self, masks: Tensor | None, what: str) -> Generations:
+        """With masks of the subject. Raises AttractorError, naming `what`, unless each picture has one of its size."""
+        if masks is None:
+            return self
+        masks = masks.reshape(-1, *masks.shape[-2:]).float().cpu().clamp(0, 1)
+        wanted = (len(self.images), *self.images.shape[-2:])
+        if tuple(masks.shape) != wanted:
+            raise AttractorError(
+                f"{what}: {len(masks)} masks of {masks.shape[-1]} x {masks.shape[-2]} pixels came in for {wanted[0]} "
+                f"pictures of {wanted[2]} x {wanted[1]}. Make one of each picture that Attractor_SampleGrid gives."
+            )
+        return replace(self, masks=masks)
 
     @property
     def keys(self) -> list[tuple[str, int]]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attractor.errors import AttractorError
 from ..training.photos import Photo
 
 REGIONS = ("whole", "subject", "background")
@@ -21,9 +22,16 @@ def masks_of(images: Tensor, find: Finder) -> Tensor:
     return torch.stack([find(image) for image in images])
 
 
-def mask_of(photo: Photo, find: Finder) -> Tensor:
-    """A photo's own attractor mask, or what `find` sees where it has none."""
-    return photo.mask if photo.mask is not None else find(photo.pixels)
+def mask_of(photo: Photo, find: Finder | None) -> Tensor:
+    """A photo's own attractor mask, or what `find` sees where it has none. Raises AttractorError without either."""
+    if photo.mask is not None:
+        return photo.mask
+    if find is None:
+        raise AttractorError(
+            f"{photo.name} has no mask, and the subject alone is to be scored: take its set through Attractor_Mask, or "
+            "let saliency find it (regions)."
+        )
+    return find(photo.pixels)
 
 
 def only(region: str, images: Tensor, masks: Tensor) -> Tensor:

@@ -112,8 +112,9 @@ def score(
 ) -> Report:  # fmt: skip
     """Score pictures of a concept against held-out and train photos with every encoder.
 
-    base: pictures of the same prompts and seeds without the concept. find: sees the subject in a picture, for scores
-    of the subject alone and of the background alone. look_alikes: photos of other things, for the retrieval rank.
+    base: pictures of the same prompts and seeds without the concept. find: sees the subject in a picture that came
+    without a mask, for scores of the subject alone and of the background alone; without it all need masks, or none.
+    look_alikes: photos of other things, for the retrieval rank.
     watch: told how many batches of pictures of how many have been looked at; what it raises ends the scoring.
     Raises AttractorError when a held-out photo is a near-duplicate of a train photo, when a set is empty, when the two
     sets of pictures do not pair, or when a look-alike is a photo of the subject.
@@ -128,13 +129,13 @@ def score(
     _check_others(look_alikes, train, held_out)
     matches = find_matches((*train.photos, *held_out.photos))
     nearest = check_disjoint(train, held_out, matches)
-    regions = REGIONS[:1] if find is None else REGIONS
+    parted = find is not None or generations.masks is not None
+    regions = REGIONS if parted else REGIONS[:1]
     shown = 1 if base is None else 2
     batches = shown * -(-len(generations.images) // _AT_ONCE)
-    looks = _Looks(watch, batches * (len(encoders) * len(regions) + (find is not None)))
-    found = None if find is None else _Masks(
-        looks.over(generations.images, lambda part, _: masks_of(part, find)),
-        looks.over(base.images, lambda part, _: masks_of(part, find)) if base is not None else None,
+    looks = _Looks(watch, batches * (len(encoders) * len(regions) + parted))
+    found = None if not parted else _Masks(
+        _own_masks(generations, find, looks), _own_masks(base, find, looks) if base is not None else None,
         {photo.sha256: mask_of(photo, find) for photo in (*train.photos, *held_out.photos, *look_alikes)},
     )  # fmt: skip
     together = {pair: match.kind for pair, match in matches.items() if match.kind}
@@ -149,6 +150,18 @@ def score(
                 pixels, looked = pixel_copies(generations.images, seen.pictures @ seen.train.T, train), True
     evidence = asdict(nearest) if nearest else {}
     return Report(_one_family(scores), generations, train, held_out, evidence, base, pixels)
+
+
+def _own_masks(made: Generations, find: Finder | None, looks: _Looks) -> Tensor:
+    """Those that came with the pictures, or what `find` sees."""
+    if made.masks is not None:
+        return made.masks
+    if find is None:
+        raise AttractorError(
+            "base_masks is not connected, while picture_masks is: connect masks of base_generations too, or let "
+            "saliency find what has none (regions)."
+        )
+    return looks.over(made.images, lambda part, _: masks_of(part, find))
 
 
 def _look(
@@ -328,7 +341,8 @@ def _in_order_of(base: Generations, generations: Generations) -> Generations:
     """The base model's pictures in the order of the same prompts and seeds."""
     place = {key: i for i, key in enumerate(base.keys)}
     order = [place[key] for key in generations.keys]
-    return replace(base, images=base.images[order], items=tuple(base.items[i] for i in order))
+    masks = base.masks[order] if base.masks is not None else None
+    return replace(base, images=base.images[order], items=tuple(base.items[i] for i in order), masks=masks)
 
 
 def _over(values: Tensor, floor: Tensor, generations: Generations) -> Difference:

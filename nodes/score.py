@@ -68,6 +68,14 @@ class Score(io.ComfyNode):
                     "look_alikes", optional=True,
                     tooltip="Photos of other things that look like the subject: is it recognised among them?",
                 ),
+                io.Mask.Input(
+                    "picture_masks", optional=True,
+                    tooltip="The subject in each picture of generations, in their order, from any node: scores subject "
+                    "and background too, by these in the place of saliency.",
+                ),
+                io.Mask.Input(
+                    "base_masks", optional=True, tooltip="The same for the pictures of base_generations."
+                ),
                 rare(io.Boolean.Input(
                     "download", default=False, optional=True,
                     tooltip="Fetch chosen encoders that are not here from huggingface.co into models/attractor. While "
@@ -98,8 +106,11 @@ class Score(io.ComfyNode):
     def execute(
         cls, generations, train_set, held_out_set, image_encoder, text_encoder, report_name,
         base_generations=None, clip_vision=None, regions=_REGIONS[0], look_alikes=None,
-        download=False,
+        picture_masks=None, base_masks=None, download=False,
     ):  # fmt: skip
+        generations = generations.with_masks(picture_masks, "picture_masks")
+        if base_generations is not None:
+            base_generations = base_generations.with_masks(base_masks, "base_masks")
         folder = folders.report_folder(check_name(report_name.strip())) if report_name.strip() else None
         names = dict.fromkeys(name for name in (image_encoder, text_encoder) if name != _NONE)
         others = [photo_from_tensor(image, f"look_alikes {i}") for i, image in enumerate(

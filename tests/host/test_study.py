@@ -118,6 +118,16 @@ def test_regions_and_look_alikes_are_scored(server, load_demo, demo):
     text = run.outputs["score_one"]["text"][0]
     assert "background only" in text and "backgrounds moved toward" in text and "among look-alikes" in text
     assert text.splitlines()[1].startswith("- Does it look like the subject?")
+    masks = {f"{name} seen": node("ImageToMask", image=[name, 0], channel="red") for name in ("one", "base")}
+    given = {"picture_masks": ["one seen", 0], "base_masks": ["base seen", 0]}
+    run = server.queue({**graph(load_demo, demo, score=given), **masks})
+    text = run.outputs["score_one"]["text"][0]
+    assert "background only" in text and "backgrounds moved toward" in text
+    lamps = node("Attractor_SampleGrid", class_word="lamp", **demo, prompts="a photo of a <subject>", **SAMPLER)
+    few = {**graph(load_demo, demo, score=given), **masks, "lamps": lamps}
+    few["one seen"]["inputs"]["image"] = ["lamps", 0]
+    with pytest.raises(GraphError, match="picture_masks: 2 masks of 64 x 64 pixels came in for 4 pictures of 64 x 64"):
+        server.queue(few)
 
 
 @pytest.mark.parametrize("changes, message", [

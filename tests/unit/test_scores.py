@@ -49,6 +49,34 @@ def test_copying_the_training_photos_shows_as_memorisation(sets, efficientnet):
     assert copied.pictures[0]["nearest_train_similarity"] > 0.999
 
 
+def test_masks_that_come_with_the_pictures_part_subject_and_background(sets, efficientnet):
+    """As saliency does when it sees the same, whatever the order of the base model's pictures."""
+    train, held_out = (part.with_photos([replace(p, mask=stripes(p.pixels)) for p in part.photos]) for part in sets)
+    pictures, base = made([p.pixels for p in train.photos[:3]]), made([p.pixels for p in held_out.photos[:3]])
+    seen = score(pictures, base, train, held_out, [efficientnet], stripes).scores
+    turned = Generations(base.images.flip(0), base.items[::-1], base.class_word)
+    masked = [one.with_masks(torch.stack([stripes(i) for i in one.images]), "masks") for one in (pictures, turned)]
+    given = score(*masked, train, held_out, [efficientnet]).scores
+    assert [s.region for s in given] == ["whole", "subject", "background"]
+    assert [s.pictures for s in given] == [s.pictures for s in seen]
+    assert given[2].leak is not None and given[2].leak == seen[2].leak
+    assert given[1].held_out != given[0].held_out != given[2].held_out
+    with pytest.raises(AttractorError, match="base_masks is not connected"):
+        score(masked[0], base, train, held_out, [efficientnet])
+    with pytest.raises(AttractorError, match="has no mask"):
+        bare = train.with_photos([replace(p, mask=None) for p in train.photos])
+        score(masked[0], None, bare, held_out, [efficientnet])
+    for wrong in (torch.ones(2, 64, 64), torch.ones(3, 32, 64)):
+        with pytest.raises(AttractorError, match=r"picture_masks: \d masks .* for 3 pictures of 64 x 64"):
+            pictures.with_masks(wrong, "picture_masks")
+
+
+def stripes(image):
+    """The upper part as the subject, more of it the lighter the picture is."""
+    height = round(float(image.mean()) * image.shape[-2])
+    return (torch.arange(image.shape[-2]) < height).float()[:, None].expand(image.shape[-2:]).clone()
+
+
 def test_a_floor_of_another_word_is_refused(sets, efficientnet):
     """As when the next subject is taken into a graph whose second grid still says the last one's word."""
     train, held_out = sets
