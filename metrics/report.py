@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..attractor.errors import AttractorError
+from ..attractor.files import read_json
 from ..training.photos import SubjectSet
 from ..training.rights import strictest
 from .copies import PixelCopy
@@ -141,13 +142,8 @@ class Report:
 
 def read_report(path: Path) -> dict:
     """What report.json holds. Raises AttractorError, naming the file, when it is none, or of a newer version."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AttractorError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise AttractorError(f"{path}: not JSON ({error}). Give the report.json of a scored concept.") from error
-    version = data.get("format") if isinstance(data, dict) else None
+    data = read_json(path)
+    version = data.get("format")
     if not isinstance(version, int) or not isinstance(data.get("scores"), list):
         raise AttractorError(f"{path}: not a report. Give the report.json of a scored concept.")
     if version > FORMAT:
