@@ -16,11 +16,11 @@ from ...metrics.encoders import load_encoder
 from ...metrics.generations import Generated, Generations
 from ...metrics.scores import score
 from ...metrics.splits import split_set
-from ...metrics.verdict import GRADES
 from ...training.photos import Photo, SubjectSet, read_folder
 
 _PICTURES = 8
 _LEAST = 5  # photos of a subject: two to train on, two held out, and one or more that only the honest one paints
+_RANKS = ("good", "fair", "unknown", "poor", "copies")  # verdicts from best to worst
 _COLOURS = {"good": "#2b7a4b", "fair": "#97660f", "poor": "#b3345a", "copies": "#6b1136", "unknown": "#5d6975"}
 
 
@@ -78,7 +78,7 @@ def figures(found: Sequence[Found]) -> dict[str, float]:
     return {
         "copier.subjects": float(len(pairs)),
         "copier.field_prefers_it": sum(c.field > h.field for c, h in pairs) / len(pairs),
-        "copier.verdict_is_worse": sum(GRADES.index(c.grade) > GRADES.index(h.grade) for c, h in pairs) / len(pairs),
+        "copier.verdict_is_worse": sum(_RANKS.index(c.grade) > _RANKS.index(h.grade) for c, h in pairs) / len(pairs),
         "copier.called_a_copier": sum(c.grade == "copies" for c, _ in pairs) / len(pairs),
         "copier.honest_called_a_copier": sum(h.grade == "copies" for _, h in pairs) / len(pairs),
         "copier.field_copier": sum(c.field for c, _ in pairs) / len(pairs),
