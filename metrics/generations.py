@@ -62,14 +62,16 @@ class Generations:
         """With masks of the subject. Raises AttractorError, naming `what`, unless each picture has one of its size."""
         if masks is None:
             return self
-        masks = masks.reshape(-1, *masks.shape[-2:]).float().cpu().clamp(0, 1)
+        masks = masks.reshape(-1, *masks.shape[-2:]).float().cpu()
         wanted = (len(self.images), *self.images.shape[-2:])
         if tuple(masks.shape) != wanted:
             raise AttractorError(
                 f"{what}: {len(masks)} masks of {masks.shape[-1]} x {masks.shape[-2]} pixels came in for {wanted[0]} "
                 f"pictures of {wanted[2]} x {wanted[1]}. Make one of each picture that Attractor_SampleGrid gives."
             )
-        return replace(self, masks=masks)
+        if not torch.isfinite(masks).all():
+            raise AttractorError(f"{what}: holds NaN or infinity. Look at the node that makes these masks.")
+        return replace(self, masks=masks.clamp(0, 1))
 
     @property
     def keys(self) -> list[tuple[str, int]]:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..attractor.errors import AttractorError
@@ -69,7 +70,7 @@ def in_hub_cache(name: str) -> Path | None:
     """Where the hub's own cache holds a known encoder, which another program may have fetched; None where it does not.
     """
     weights = KNOWN.get(name)
-    if weights is None:
+    if weights is None or find_spec("huggingface_hub") is None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
@@ -125,6 +126,8 @@ class _File:
 
 def _listed(weights: Weights) -> list[_File]:
     """What the hub says of the files."""
+    if find_spec("huggingface_hub") is None:
+        raise AttractorError(f"To fetch {weights.name} huggingface_hub is needed: run 'pip install huggingface_hub'.")
     from huggingface_hub import HfApi, hf_hub_url
 
     try:

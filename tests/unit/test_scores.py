@@ -69,6 +69,8 @@ def test_masks_that_come_with_the_pictures_part_subject_and_background(sets, eff
     for wrong in (torch.ones(2, 64, 64), torch.ones(3, 32, 64)):
         with pytest.raises(AttractorError, match=r"picture_masks: \d masks .* for 3 pictures of 64 x 64"):
             pictures.with_masks(wrong, "picture_masks")
+    with pytest.raises(AttractorError, match="picture_masks: holds NaN"):
+        pictures.with_masks(torch.full((3, 64, 64), torch.nan), "picture_masks")
 
 
 def stripes(image):
