@@ -1,13 +1,17 @@
-"""A small self-supervised image encoder for scoring, saved as an ordinary transformers ViT folder.
+"""A small self-supervised image encoder for scoring, a ViT as DINO's, saved as an ordinary transformers folder.
 
-Caron et al., Emerging Properties in Self-Supervised Vision Transformers, 2021: a student matches, from small
-crops, what a slowly averaged teacher says of large crops of the same picture. No label is used.
+It learns which photos show the same thing and is told nothing else: no kind, no colour, no caption. Two renders of a
+thing, in other poses, on other backgrounds and in other light, are pulled together, those of all other things in a
+batch pushed apart (Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, formula
+1). Things come in families that share their colours and pattern, or their kind, for among things drawn at random the
+colours alone tell all apart, and no shape is learnt. Crops of one picture (Caron et al., Emerging Properties in
+Self-Supervised Vision Transformers, 2021) share its background, which is then all that is learnt at this size
+(docs/notes.md).
 """
 
 import argparse
-import copy
-import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +19,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .cache import load_pictures
+from ..world import COLOUR_NAMES, DETAILS, KINDS, Scene, Thing, held_back, sample_scene, sample_subject
+from ..world.scene import sample_look
+from ..world.subjects import badge_for, subject_photos
+from .cache import build, load_pictures
 from .common import cosine, save_atomic, stage_arguments
+from .judge import softened
 from .team import Team, run
-from .vae import held_out, to_tensor
+from .vae import to_tensor
 
-PROTOTYPES = 512
-LARGE, SMALL, SMALL_CROPS = 64, 32, 2
+VIEWS, FAMILY = 4, 8  # photos of a thing, things of a family
+TEMPERATURE = 0.1
 
 
 def make_model():
@@ -32,112 +40,109 @@ def make_model():
                               image_size=64, patch_size=8), add_pooling_layer=False)
 
 
-class Learner(nn.Module):
-    """Encoder and projection head: pictures [B, 3, H, W] in [-1, 1] to logits over prototypes [B, PROTOTYPES]."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = make_model()
-        self.head = nn.Sequential(nn.Linear(96, 192), nn.GELU(), nn.Linear(192, 96))
-        self.prototypes = nn.utils.parametrizations.weight_norm(nn.Linear(96, PROTOTYPES, bias=False))
-        self.prototypes.parametrizations.weight.original0.data.fill_(1.0)
-        self.prototypes.parametrizations.weight.original0.requires_grad_(False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        features = self.encoder(pixel_values=x, interpolate_pos_encoding=x.shape[-1] != LARGE).last_hidden_state[:, 0]
-        return self.prototypes(F.normalize(self.head(features), dim=-1))
+def features(encoder, pictures: torch.Tensor) -> torch.Tensor:
+    """Unit vectors [B, 96] of pictures [B, 3, 64, 64] in [0, 1]: the class token, as scores use it."""
+    return F.normalize(encoder(pixel_values=pictures * 2 - 1).last_hidden_state[:, 0], dim=-1)
 
 
-def crops(x: torch.Tensor, side: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    """A random square crop of each picture, mirrored at random, with another brightness and colour cast.
+def thing_of(seed: int, index: int) -> Thing:
+    """Thing `index`: of its family of FAMILY, every third shares the kind, the others colours and pattern."""
+    rng = np.random.default_rng((seed, 61, index // FAMILY))
+    own = np.random.default_rng((seed, 67, index))
+    kind, *rest = sample_look(rng)
+    if index // FAMILY % 3 == 0:
+        look = next(look for look in iter(lambda: (kind, *sample_look(own)[1:]), None) if not held_back(*look))
+    else:
+        kinds = [KINDS[i] for i in rng.permutation(len(KINDS)) if not held_back(KINDS[i], *rest)]
+        look = (kinds[index % FAMILY % len(kinds)], *rest)
+    thing = Thing(*look)
+    if own.random() < 0.5:
+        colours = [colour for colour in COLOUR_NAMES if colour not in look[2:]]
+        shape, colour = DETAILS[int(own.integers(len(DETAILS)))], colours[int(own.integers(len(colours)))]
+        thing = replace(thing, detail=badge_for(thing.kind, shape, colour))
+    return thing
 
-    low, high: side of the crop as a share of the picture's. The cast is strong, for otherwise the background's
-    colour alone tells which crops belong together, and nothing else is learnt.
-    """
-    count = len(x)
-    share, dx, dy, mirror = (torch.rand(count, generator=generator) for _ in range(4))
-    share = low + (high - low) * share
-    flip = torch.where(mirror < 0.5, -1.0, 1.0)
-    theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = share * flip, share
-    theta[:, 0, 2], theta[:, 1, 2] = (2 * dx - 1) * (1 - share), (2 * dy - 1) * (1 - share)
-    out = F.grid_sample(x, F.affine_grid(theta, [count, 3, side, side], align_corners=False), align_corners=False,
-                        padding_mode="border")
-    gain = 1 + 0.2 * torch.randn(count, 3, 1, 1, generator=generator)
-    lift = 0.15 * torch.randn(count, 1, 1, 1, generator=generator)
-    return (out * gain + lift).clamp(-1, 1)
+
+def scene_of(seed: int, index: int) -> Scene:
+    """Photo `index`: a thing's photos follow one another, each a scene of its own."""
+    return sample_scene(np.random.default_rng((seed, 71, index)), thing=thing_of(seed, index // VIEWS))
+
+
+def contrast(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """NT-Xent of unit vectors [B, D] of two views: cross-entropy of the right partner among all others of both."""
+    both = torch.cat([first, second])
+    logits = both @ both.T / TEMPERATURE
+    logits.fill_diagonal_(-torch.inf)
+    count = len(first)
+    return F.cross_entropy(logits, (torch.arange(2 * count) + count) % (2 * count))
 
 
 @torch.no_grad()
-def same_kind(encoder, seed: int, count: int = 400) -> float:
-    """Share of unseen renders whose nearest neighbour has the item's kind or the background's, in [0, 1]."""
-    from .cache import scene_of
+def found_again(embed, seed: int, count: int = 96) -> dict[str, float]:
+    """Of unseen subjects with two photos on other backgrounds: is the nearest the same, and the next of its kind?
 
-    encoder.eval()
-    features = F.normalize(encoder(pixel_values=held_out(count, seed) * 2 - 1).last_hidden_state[:, 0], dim=-1)
-    encoder.train()
-    similar = features @ features.T - 2 * torch.eye(count)
-    scenes = [scene_of(seed + 9001, i) for i in range(count)]
+    embed: pictures [B, 3, 64, 64] in [0, 1] to unit vectors. Returns shares in [0, 1]; chance is 1/count and 1/12.
+    """
+    subjects = [sample_subject(seed + 7000 + i) for i in range(count)]
+    photos = [subject_photos(subject, 2, "varied", seed + i) for i, subject in enumerate(subjects)]
+    first, second = (embed(to_tensor(np.stack([pair[i].image for pair in photos]))) for i in (0, 1))
+    similar = first @ second.T
     nearest = similar.argmax(1).tolist()
-    return float(np.mean([scenes[i].item.kind == scenes[j].item.kind for i, j in enumerate(nearest)]))
+    similar.fill_diagonal_(-torch.inf)
+    other = similar.argmax(1).tolist()
+    return {
+        "subject": float(np.mean([i == j for i, j in enumerate(nearest)])),
+        "kind": float(np.mean([subjects[i].kind == subjects[j].kind for i, j in enumerate(other)])),
+    }
 
 
 def train(team: Team, args: argparse.Namespace) -> None:
     """Train for some minutes in all, or go on from the last save, and write the folder."""
     path, state = args.folder / "dino.pt", {"seconds": 0.0, "steps": 0}
     torch.manual_seed(args.seed)
-    student = Learner().train()
-    teacher = copy.deepcopy(student).requires_grad_(False)
-    centre = torch.zeros(PROTOTYPES)
-    weights = [p for p in student.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=args.lr, weight_decay=0.04)
+    encoder = make_model().train()
+    optimiser = torch.optim.AdamW(encoder.parameters(), lr=args.lr, weight_decay=0.05)
     if path.exists():
         loaded = torch.load(path, weights_only=True)
-        student.load_state_dict(loaded["student"])
-        teacher.load_state_dict(loaded["teacher"])
+        encoder.load_state_dict(loaded["model"])
         optimiser.load_state_dict(loaded["optimiser"])
-        centre, state = loaded["centre"], loaded["state"]
-    pictures = load_pictures(args.folder)
+        state = loaded["state"]
+    pictures = load_pictures(args.folder / "things")
+    families = len(pictures) // (VIEWS * FAMILY)
     rng = np.random.default_rng((args.seed, 53, team.rank, state["steps"]))
-    generator = torch.Generator().manual_seed(args.seed + state["steps"] + 100_003 * team.rank)
     begin, before, noted = time.monotonic(), state["seconds"], time.monotonic()
 
     def note(value: float) -> None:
-        save_atomic(path, {"student": student.state_dict(), "teacher": teacher.state_dict(), "centre": centre,
-                           "optimiser": optimiser.state_dict(), "state": state})
+        save_atomic(path, {"model": encoder.state_dict(), "optimiser": optimiser.state_dict(), "state": state})
+        encoder.eval()
+        found = found_again(lambda x: features(encoder, x), args.seed)
+        encoder.train()
         print(f"dino {state['seconds']:.0f} s, {state['steps']} steps, loss {value:.3f}, "
-              f"nearest neighbour of the same kind {same_kind(teacher.encoder, args.seed):.3f}", flush=True)
+              + ", ".join(f"{name} {share:.3f}" for name, share in found.items()), flush=True)
 
     loss = torch.zeros(())
     while state["seconds"] < args.minutes * 60:
-        share = state["seconds"] / (args.minutes * 60)
         for group in optimiser.param_groups:
-            group["lr"] = args.lr * cosine(share, warmup=0.06, floor=0.01)
-        x = to_tensor(pictures[rng.integers(len(pictures), size=args.batch)]) * 2 - 1
-        large = [crops(x, LARGE, 0.72, 1.0, generator) for _ in range(2)]
-        small = [crops(x, SMALL, 0.40, 0.65, generator) for _ in range(SMALL_CROPS)]
-        with torch.no_grad():
-            said = [teacher(view) for view in large]
-            target = [((t - centre) / (0.04 + 0.02 * min(1, share * 4))).softmax(1) for t in said]
-            centre = 0.9 * centre + 0.1 * torch.cat(said).mean(0)
-        guess = [(student(view) / 0.1).log_softmax(1) for view in (*large, *small)]
-        pairs = [(i, j) for i in range(2) for j in range(len(guess)) if i != j]
-        loss = -sum((target[i] * guess[j]).sum(1).mean() for i, j in pairs) / len(pairs)
+            group["lr"] = args.lr * cosine(state["seconds"] / (args.minutes * 60), warmup=0.05, floor=0.01)
+        family = rng.choice(families, size=args.batch // FAMILY, replace=False)
+        things = (family[:, None] * FAMILY + np.arange(FAMILY)).ravel()
+        pair = rng.permuted(np.tile(np.arange(VIEWS), (len(things), 1)), axis=1)[:, :2]
+        index = things[:, None] * VIEWS + pair
+        x = softened(to_tensor(pictures[index.T.ravel()]), rng)
+        first, second = features(encoder, x).chunk(2)
+        loss = contrast(first, second)
         optimiser.zero_grad()
         loss.backward()
-        seconds = team.average(weights, before + time.monotonic() - begin)
-        nn.utils.clip_grad_norm_(weights, 3.0)
+        seconds = team.average(encoder.parameters(), before + time.monotonic() - begin)
+        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimiser.step()
-        keep = 1 - (1 - 0.992) * 0.5 * (1 + math.cos(math.pi * min(share, 1)))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - keep)
         state = {"seconds": seconds, "steps": state["steps"] + 1}
         if team.leads and time.monotonic() - noted > 60:
             noted = time.monotonic()
             note(loss.item())
     if team.leads:
         note(loss.item())
-        write(teacher.encoder, args.out)
+        write(encoder, args.out)
 
 
 def write(encoder, out: Path) -> None:
@@ -153,8 +158,11 @@ def write(encoder, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the self-supervised stage."""
-    parser = stage_arguments(__doc__, Path("assets/demo/dino"), minutes=10.0, batch=64, lr=1e-3)
+    parser = stage_arguments(__doc__, Path("assets/demo/dino"), minutes=10.0, batch=128, lr=1e-3)
+    parser.add_argument("--pictures", type=int, default=32000)
+    parser.add_argument("--render-workers", type=int, default=2)
     args = parser.parse_args(argv)
+    build(args.folder / "things", args.pictures, args.seed, args.render_workers, scene_of)
     run(train, args.workers, args)
 
 

@@ -31,8 +31,10 @@ from .runs import Job, run_all
 TUNING_SUBJECTS, TUNING_PICTURES = 4, 2
 DEVELOP_SUBJECTS = 6
 WITH_INTERVAL = ("leak", "leak_share", "subject", "prompt", "gap", "held_out", "diversity")
-TABLES = ("main", "masks", "ablation", "representations", "options")
-APART = {"representations": tables.write_representations, "options": tables.write_options}  # records of their own
+TABLES = ("main", "ablation", "masks", "representations", "options")
+APART = {  # records of their own
+    "masks": tables.write_masks, "representations": tables.write_representations, "options": tables.write_options,
+}  # fmt: skip
 BASELINES = ("ti_published", "ti_tuned", "cross_init", "directional", "soft_masks")
 Table = dict[str, list[Measured]]
 
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-recorded", action="store_true", help="take the tuned settings of the last record")
     parser.add_argument("--pictures", type=int, default=4, help="of each prompt")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
-    parser.add_argument("--tables", nargs="+", default=list(TABLES[:3]), choices=TABLES)  # fmt: skip
+    parser.add_argument("--tables", nargs="+", default=list(TABLES[:2]), choices=TABLES)  # fmt: skip
     parser.add_argument("--methods", nargs="+", default=None, help="only these rows of the main table")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--short", action="store_true", help="two subjects, one seed, three methods, nothing is tuned")
@@ -66,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in chosen.tables:
         figures |= getattr(bench, name)()
     if chosen.write:
-        alone(figures) if alone else bench.write(figures)
+        seeds = {"subjects": len(bench.bootstrap.subjects), "training": len(bench.bootstrap.seeds)}
+        alone(figures, seeds) if alone else bench.write(figures)
     return 0
 
 

@@ -31,10 +31,15 @@ ABOUT_CHANGES = (
 )
 ABOUT_REPRESENTATIONS = (
     "Same shoot. Each in our loop without masks and tokens, and with both, in the same number of steps, NeTI in three "
-    "times as many, for it has a network to learn. Six subjects of the ablation's group, one seed."
+    "times as many, for it has a network to learn. {subjects} of the ablation's group, {seeds}."
+)
+ABOUT_MASKS = (
+    "Same shoot, {subjects}, {seeds}. Ours beside the mask-weighted loss alone (no background tokens), both with the "
+    "same masks: the true ones, those of our saliency back end, and the true ones made smaller, larger (each by an "
+    "eighth of the picture's side) and a box. *overlap*: intersection over union with the true masks."
 )
 ABOUT_OPTIONS = (
-    "Same shoot. Change against ours by one option each, on six subjects of the ablation's group, one seed; an "
+    "Same shoot. Change against ours by one option each, on {subjects} of the ablation's group, {seeds}; an "
     "interval that excludes zero is a change that is there."
 )
 _COLUMNS = (("leak", "leak"), ("leak.full", "spelt out"), ("leak.partial", "half named"), ("leak.bare", "not named"),
@@ -53,11 +58,9 @@ def section(
         text += [f"### {TITLES[setting]}", main_table(figures, setting, methods), comparison(figures, setting),
                  f"![Pictures of two subjects](benchmarks/quality_{setting}.jpg)"]  # fmt: skip
     text.append("![Subject fidelity against leak](benchmarks/quality_frontier.png)")
-    if "masks" in tables:
-        text += ["### What background tokens add to a mask, same shoot", mask_table(figures)]
     if "ablation" in tables:
         count = seeds["training_ablation"]
-        about = ABOUT_CHANGES.format(seeds="one seed" if count == 1 else f"{count} seeds")
+        about = ABOUT_CHANGES.format(seeds=_seeds(count))
         for setting in ablated:
             text += [f"### One thing changed at a time, {setting.replace('_', ' ')}", about,
                      change_table(figures, setting)]  # fmt: skip
@@ -75,23 +78,37 @@ def representation_table(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def write_representations(figures: Figures) -> None:
+def write_representations(figures: Figures, seeds: Mapping[str, int]) -> None:
     """The record of the representations, and its section of the page."""
     _write_apart("representations", "Representations, with and without the attractor", figures, ABOUT_REPRESENTATIONS,
-                 representation_table)  # fmt: skip
+                 representation_table, seeds)  # fmt: skip
 
 
-def write_options(figures: Figures) -> None:
+def write_masks(figures: Figures, seeds: Mapping[str, int]) -> None:
+    """The record of masks of every quality, and its section of the page."""
+    _write_apart("mask-qualities", "What background tokens add to a mask, and where", figures, ABOUT_MASKS, mask_table,
+                 head="masks.", seeds=seeds)  # fmt: skip
+
+
+def write_options(figures: Figures, seeds: Mapping[str, int]) -> None:
     """The record of the options, and its section of the page."""
     _write_apart("options", "Options of training that are off by default", figures, ABOUT_OPTIONS,
-                 lambda found: change_table(found, "same_shoot", "options"))  # fmt: skip
+                 lambda found: change_table(found, "same_shoot", "options"), seeds)  # fmt: skip
 
 
-def _write_apart(name: str, title: str, figures: Figures, about: str, table: Callable[[Figures], str]) -> None:
-    own = {k: v for k, v in figures.items() if k.startswith(f"{name}.")}
-    record = benchmarks.write_record(name, own, seeds={"subjects": 6, "training": 1})
-    head = f"`make bench-{name}` on {record['date']}, {record['machine']}, commit {record['commit']}. "
-    benchmarks.write_section(name, title, f"{head}{about}\n\n{table(own)}")
+def _write_apart(
+    name: str, title: str, figures: Figures, about: str, table: Callable[[Figures], str], seeds: Mapping[str, int],
+    head: str = "",
+) -> None:  # fmt: skip
+    own = {k: v for k, v in figures.items() if k.startswith(head or f"{name}.")}
+    record = benchmarks.write_record(name, own, seeds=seeds)
+    words = {"subjects": f"{seeds['subjects']} subjects", "seeds": _seeds(seeds["training"])}
+    opening = f"`make bench-{name}` on {record['date']}, {record['machine']}, commit {record['commit']}. "
+    benchmarks.write_section(name, title, f"{opening}{about.format(**words)}\n\n{table(own)}")
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"
 
 
 def main_table(figures: Figures, setting: str, methods: Sequence[Method]) -> str:
