@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -P -m attractor_pack
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-full bench-quality bench-mask-qualities bench-representations bench-options bench-masks bench-speed bench-scoring bench-studio lint checkpoints clean
+.PHONY: demo test test-fast test-full bench-quality bench-mask-qualities bench-relatives bench-representations bench-options bench-masks bench-speed bench-scoring bench-studio lint checkpoints clean
 
 demo: $(STAMP)
 	$(RUN).tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WORD),--word "$(WORD)")
@@ -28,6 +28,9 @@ bench-representations: $(STAMP)
 
 bench-mask-qualities: $(STAMP)
 	$(RUN).tools.quality --tables masks --seeds 1 --as-recorded --write $(ARGS)
+
+bench-relatives: $(STAMP)
+	$(RUN).tools.quality --tables relatives --as-recorded --write $(ARGS)
 
 bench-options: $(STAMP)
 	$(RUN).tools.quality --tables options --settings same_shoot --as-recorded --write $(ARGS)

@@ -146,6 +146,8 @@ class Host:
                    "--base-directory", str(self.base), "--disable-auto-launch", *self.arguments]  # fmt: skip
         if not _has_gpu():
             command.append("--cpu")
+        if front_end := os.environ.get("COMFYUI_FRONT_END"):
+            command += ["--front-end-root", front_end]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, cwd=comfy, start_new_session=True,

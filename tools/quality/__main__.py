@@ -31,9 +31,10 @@ from .runs import Job, run_all
 TUNING_SUBJECTS, TUNING_PICTURES = 4, 2
 DEVELOP_SUBJECTS = 6
 WITH_INTERVAL = ("leak", "leak_share", "subject", "prompt", "gap", "held_out", "diversity")
-TABLES = ("main", "ablation", "masks", "representations", "options")
+TABLES = ("main", "ablation", "masks", "representations", "options", "relatives")
 APART = {  # records of their own
     "masks": tables.write_masks, "representations": tables.write_representations, "options": tables.write_options,
+    "relatives": tables.write_relatives,
 }  # fmt: skip
 BASELINES = ("ti_published", "ti_tuned", "cross_init", "directional", "soft_masks")
 Table = dict[str, list[Measured]]
@@ -191,6 +192,10 @@ class _Bench:
     def options(self) -> dict[str, float]:
         """Ours with each option of training that is off by default, same shoot, on the ablation's subjects."""
         return self._changes("options", "same_shoot", rows.option_table(self.best), 1)
+
+    def relatives(self) -> dict[str, float]:
+        """Ours with terms of the loss from the literature, and a published relative, on the ablation's subjects."""
+        return self._changes("relatives", "same_shoot", rows.relative_table(self.best), self.chosen.ablation_seeds)
 
     def _changes(self, name: str, setting: str, changed: Sequence[Method], seeds: int) -> dict[str, float]:
         """What each change does to ours, on the subjects of which defaults are chosen."""

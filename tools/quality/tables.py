@@ -38,6 +38,11 @@ ABOUT_MASKS = (
     "same masks: the true ones, those of our saliency back end, and the true ones made smaller, larger (each by an "
     "eighth of the picture's side) and a box. *overlap*: intersection over union with the true masks."
 )
+ABOUT_RELATIVES = (
+    "Same shoot. Change against ours by a term of the loss from the literature, on {subjects} of the ablation's group, "
+    "{seeds}; an interval that excludes zero is a change that is there. The last row is another method: ConceptPrism "
+    "(arXiv 2602.19575) in our loop, which learns residual tokens for each photo and has no masks."
+)
 ABOUT_OPTIONS = (
     "Same shoot. Change against ours by one option each, on {subjects} of the ablation's group, {seeds}; an "
     "interval that excludes zero is a change that is there."
@@ -94,6 +99,12 @@ def write_options(figures: Figures, seeds: Mapping[str, int]) -> None:
     """The record of the options, and its section of the page."""
     _write_apart("options", "Options of training that are off by default", figures, ABOUT_OPTIONS,
                  lambda found: change_table(found, "same_shoot", "options"), seeds)  # fmt: skip
+
+
+def write_relatives(figures: Figures, seeds: Mapping[str, int]) -> None:
+    """The record of what others have published, and its section of the page."""
+    _write_apart("relatives", "Terms of the loss and a method from the literature", figures, ABOUT_RELATIVES,
+                 lambda found: change_table(found, "same_shoot", "relatives"), seeds)  # fmt: skip
 
 
 def _write_apart(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...attractor.attention import LARGEST, Gatherer
 from ...attractor.loss import weighted_error
 from ...attractor.masks import pixel_weight
 from ...attractor.prompts import BACKGROUND, SUBJECT, templates
@@ -15,10 +19,30 @@ from ...training.concept import Concept
 from ...training.device import deterministic
 from ...training.history import History
 from ...training.loop import Silent, TrainingRun
-from ...training.model import DiffusionModel, Embedding
-from ...training.objective import Draw
+from ...training.model import Context, DiffusionModel, Embedding
+from ...training.objective import Draw, contexts_of, losses
 from ...training.photos import SubjectSet
 from ...training.settings import TrainSettings
+
+
+@contextmanager
+def _seen_by(gatherer: Gatherer, model: Any) -> Iterator[None]:
+    """Within it, the host's model shows the gatherer every attention of its denoising, gradients included."""
+
+    def attention(_chosen: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+        from comfy.ldm.modules.attention import attention_pytorch
+
+        gatherer.take(q, k, heads)
+        return attention_pytorch(q, k, v, heads, *args, **kwargs)
+
+    def denoise(noisy: Tensor, sigma: Tensor, context: Context) -> Tensor:
+        return model._denoise(noisy, sigma, context, attention, (model.side, model.side))
+
+    model.denoise = denoise
+    try:
+        yield
+    finally:
+        del model.denoise
 
 
 @dataclass(frozen=True)
@@ -29,7 +53,9 @@ class Trial:
     detached), the other half the background's. contrast: weight of a contrastive term (InfoNCE, temperature .1)
     that holds the subject's vectors to the class word and away from the background's tokens. norm: keep the length
     of each vector at its start's. first_phase: "settles" (the product's rule), "fixed" (all its steps).
-    stop_on: this many training photos are held out to choose the step by.
+    stop_on: this many training photos are held out to choose the step by. attention: weight of the cross-attention
+    loss of Break-A-Scene (Avrahami et al., arXiv 2305.16311, eq. 3). exclusion: weight by which residual tokens, which
+    are those of the backgrounds, are kept from saying anything of other photos, after ConceptPrism (arXiv 2602.19575).
     """
 
     routing: bool = False
@@ -37,6 +63,8 @@ class Trial:
     norm: bool = False
     first_phase: str = "settles"
     stop_on: int = 0
+    attention: float = 0.0
+    exclusion: float = 0.0
 
 
 def train_trial(
@@ -78,7 +106,14 @@ class _TrialRun(TrainingRun):
             with torch.no_grad():
                 for key, vector in self.vectors.items():
                     vector.mul_(self.lengths[key] / vector.norm(dim=-1, keepdim=True))
-        value = self._routed(random) if self.trial.routing else super().step_losses(phase, random)
+        if self.trial.routing:
+            value = self._routed(random)
+        elif self.trial.attention and phase == "subject":
+            value = self._attended(random)
+        else:
+            value = super().step_losses(phase, random)
+        if self.trial.exclusion and phase == "subject":
+            value = value + self.trial.exclusion * self._exclusion(random)
         if self.trial.contrast and phase == "subject":
             value = value + self.trial.contrast * self._contrast()
         return value
@@ -107,3 +142,40 @@ class _TrialRun(TrainingRun):
         own = pixel_weight(masks, self.settings.strength)
         weight = torch.where(part.view(-1, 1, 1, 1) == 0, own, 1 - masks)
         return weighted_error(denoised, latents, self.model.output_scale(sigma), weight)
+
+    def _attended(self, random: Draw) -> Tensor:
+        """The product's loss, and how far the subject's cross-attention is from its mask.
+
+        Mean of (A / max A - m)^2 over the finest grid of the U-Net's attention: A is the share of all the subject's
+        tokens, mean over heads and layers.
+        """
+        part = self.part("subject", random)
+        context = contexts_of(self.model, [part])[0]
+        gatherer = Gatherer(part.views.latents.shape[-2:], context.tokens.shape[-2], LARGEST)
+        with _seen_by(gatherer, self.model):
+            value = losses(self.model, [part], [context])[0]
+        finest = max(layer.shape for layer in gatherer.layers)
+        before = templates(False)[random.template].split(SUBJECT)[0]
+        first = 1 + len(next(iter(self.model.words(before).values())))
+        own = slice(first, first + len(next(iter(self.vectors.values()))))
+        shares = [layer.cross[..., own].sum(-1) for layer in gatherer.layers if layer.shape == finest]
+        maps = torch.stack(shares).mean(0)
+        maps = (maps / maps.amax(1, keepdim=True).clamp(min=1e-6)).view(len(maps), 1, *finest)
+        masks = F.adaptive_avg_pool2d(part.views.masks[random.index], finest)
+        return value + self.trial.attention * (maps - masks).square().mean((1, 2, 3))
+
+    def _exclusion(self, random: Draw) -> Tensor:
+        """|eps(z_j, residual_i) - eps(z_j, nothing)|^2 of photos j other than i: [B]."""
+        views, model = self.views, self.model
+        photo, other = views.shoot[random.index], random.index.roll(1)
+        used, which = torch.unique(photo, return_inverse=True)
+        alone = f"a photo of a {BACKGROUND}"
+        context = model.encode([alone] * len(used), [{BACKGROUND: self.backgrounds[int(i)]} for i in used])
+        sigma = model.sigma(random.timestep)
+        noisy = views.latents[other] + sigma.view(-1, 1, 1, 1) * random.noise
+        with torch.no_grad():
+            nothing = model.encode([""], [{}]).select(torch.zeros_like(which))
+            plain = model.denoise(noisy, sigma, nothing)
+        seen = model.denoise(noisy, sigma, context.select(which))
+        apart = ((seen - plain) / model.output_scale(sigma).view(-1, 1, 1, 1)).square().mean((1, 2, 3))
+        return apart * (views.shoot[other] != photo)
