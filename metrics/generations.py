@@ -43,6 +43,10 @@ class Generations:
     base_model: dict = field(default_factory=dict)
     masks: Tensor | None = None
 
+    def _comfy_cache_tensors(self) -> list[Tensor]:
+        """What ComfyUI's cache counts when memory is short; without this hook, pictures would weigh nothing there."""
+        return [self.images] if self.masks is None else [self.images, self.masks]
+
     def png(self, index: int, also: Mapping[str, str] | None = None) -> bytes:
         """A picture as a PNG file that says in its text `attractor` (JSON) how it was made, with the run card.
 

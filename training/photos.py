@@ -96,6 +96,10 @@ class SubjectSet:
         """True when every photo has an attractor mask."""
         return all(photo.mask is not None for photo in self.photos)
 
+    def _comfy_cache_tensors(self) -> list[Tensor]:
+        """What ComfyUI's cache counts when memory is short; without this hook, a set would weigh nothing there."""
+        return [tensor for photo in self.photos for tensor in (photo.pixels, photo.mask) if tensor is not None]
+
     def with_photos(self, photos: Iterable[Photo], **changes) -> SubjectSet:
         """The same set with other photos (or the same photos with masks)."""
         return replace(self, photos=tuple(photos), **changes)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...attractor.errors import AttractorError
+
 
 @contextmanager
 def ordinary_weights(*modules: nn.Module) -> Iterator[None]:
@@ -26,6 +28,7 @@ def ordinary_weights(*modules: nn.Module) -> Iterator[None]:
             for table in tables:
                 for name, tensor in list(table.items()):
                     if tensor is not None and tensor.is_inference():
+                        _check_plain(tensor)
                         table[name] = alias = _alias(tensor)
                         taken.append((table, name, tensor, alias))
         yield
@@ -65,6 +68,15 @@ def norms_keep_their_input(*modules: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
+def _check_plain(tensor: Tensor) -> None:
+    """Raise AttractorError for a weight that is packed in a tensor class of its own, of which no alias can be made."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        raise AttractorError(
+            f"This MODEL's weights are quantised ({type(tensor).__name__}), which gradients cannot pass here: connect "
+            "a checkpoint in fp16, bf16, fp32 or plain fp8."
+        )
+
+
 def _copy_input(_module: nn.Module, args: tuple) -> tuple:
     return (args[0].clone(), *args[1:]) if torch.is_grad_enabled() else args
 
@@ -72,7 +84,10 @@ def _copy_input(_module: nn.Module, args: tuple) -> tuple:
 def _alias(tensor: Tensor) -> Tensor:
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
-    return nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias
+    alias = nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias
+    for name, noted in vars(tensor).items():  # what newer hosts keep with a weight
+        setattr(alias, name, noted)
+    return alias
 
 
 @contextmanager
@@ -114,12 +129,21 @@ def differentiable_linears(*modules: nn.Module) -> Iterator[None]:
     """Linears of `--fast fp8_matrix_mult` take their ordinary path, the only one with a backward."""
     import comfy.ops
 
-    fast = [m for root in modules for m in root.modules() if isinstance(m, comfy.ops.fp8_ops.Linear)]
-    flags = [m.training for m in fast]
+    kind: Any = getattr(getattr(comfy.ops, "fp8_ops", None), "Linear", ())
+    fast: list[Any] = [m for root in modules for m in root.modules() if isinstance(m, kind)]
+    before = [(m.training, getattr(m, "weight_function", None)) for m in fast]
     try:
-        for module in fast:
+        for module, (_, functions) in zip(fast, before, strict=True):
             module.training = True
+            if "weight_function" in kind.forward_comfy_cast_weights.__code__.co_names and not functions:
+                module.weight_function = [_same]  # newer hosts look at this
         yield
     finally:
-        for module, flag in zip(fast, flags, strict=True):
-            module.training = flag
+        for module, (training, functions) in zip(fast, before, strict=True):
+            module.training = training
+            if functions is not None:
+                module.weight_function = functions
+
+
+def _same(weight: Tensor) -> Tensor:
+    return weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,13 @@ def _clip(config: dict, weights: dict[str, Tensor]) -> Any:
         clip = comfy.sd1_clip.SD1ClipModel
         tokenizer = comfy.sd1_clip.SD1Tokenizer
 
+    # newer hosts would load it piece by piece, and could not make a copy for the training: it has no file of its own
+    static = {"disable_dynamic": True} if "disable_dynamic" in signature(comfy.sd.CLIP.__init__).parameters else {}
     clip = comfy.sd.CLIP(
         Target(),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         model_options={"clip_l_model_config": dict(config["clip"]), "dtype": torch.float32},
+        **static,
     )
     encoder = clip.cond_stage_model.clip_l
     encoder.transformer.to(torch.float32)

@@ -17,6 +17,7 @@ from ...attractor.errors import AttractorError
 from ...training.model import Context, Embedding, fingerprint
 from . import text as host_text
 from .borrow import checkpointed, differentiable_linears, frozen, norms_keep_their_input, ordinary_weights
+from .dynamic import for_training, whole, whole_clip
 
 _MIB_A_BYTE = 0.07  # of a step, for each latent cell and byte of the precision: 1.12 GiB of float32 at 64 x 64
 
@@ -26,15 +27,19 @@ class HostModel:
 
     def __init__(self, model: Any, clip: Any, vae: Any):
         check_model(model)
-        self.patcher, self.clip, self.vae = model, clip, vae
-        self._base = model.model
+        self.vae = vae
+        self._use(model, clip)
         self.widths = {key: host_text.table(encoder).shape[-1] for key, encoder in host_text.encoders(clip).items()}
         self._check_fit()
-        self._sampling = model.get_model_object("model_sampling")  # with what a node may have put in its place
         self.timesteps = len(self._sampling.sigmas)
         self.prediction = prediction_type(model)
         self._size, self._batch_size, self._saves_memory = 512, 1, False
         self._borrowed, self._lent = ExitStack(), False
+
+    def _use(self, model: Any, clip: Any) -> None:
+        """Compute with these from here on."""
+        self.patcher, self.clip, self._base = model, clip, model.model
+        self._sampling = model.get_model_object("model_sampling")  # with what a node may have put in its place
 
     def _check_fit(self) -> None:
         """Raise AttractorError when CLIP or VAE belong to another kind of model."""
@@ -103,13 +108,16 @@ class HostModel:
     def training(self, batch_size: int, resolution: int) -> Iterator[None]:
         """Load U-Net and text encoder in one call, and let gradients through until the end of the block."""
         self._size, self._batch_size = resolution, batch_size
-        with torch.inference_mode(False), torch.enable_grad():
+        given = self.patcher, self.clip
+        with torch.inference_mode(False), torch.enable_grad(), for_training():
             try:
+                self._use(whole(self.patcher), whole_clip(self.clip))
                 self._borrow()
                 yield
             finally:
                 self._borrowed.close()
                 self._saves_memory = False
+                self._use(*given)
 
     def save_memory(self) -> bool:
         """Checkpoint the U-Net's blocks from here on, until the end of the training."""
@@ -138,7 +146,8 @@ class HostModel:
 
     def memory_free(self) -> int:
         """Bytes that are free on the model's device, as the host counts them."""
-        return int(comfy.model_management.get_free_memory(self.device))
+        count = getattr(self.patcher, "get_free_memory", comfy.model_management.get_free_memory)
+        return int(count(self.device))
 
     def _borrow(self) -> None:
         """Load both models in one call and lend their weights to autograd, until `_borrowed` is closed."""

@@ -64,10 +64,12 @@ def _embeddings_by_name(clip: Any, names: Mapping[str, Embedding]) -> Iterator[N
             tokenizer = getattr(clip.tokenizer, name, None)
             if tokenizer is None:
                 continue
-            patched.append((tokenizer, tokenizer.embedding_directory))
-            tokenizer._try_get_embedding = _lookup(tokenizer._try_get_embedding, names, key)
-            if tokenizer.embedding_directory is None:
-                tokenizer.embedding_directory = []
+            folders = tokenizer.embedding_directory
+            patched.append((tokenizer, folders))
+            tokenizer.embedding_directory = []
+            names_found = len(tokenizer._try_get_embedding("none")) == 3  # so newer hosts have it
+            tokenizer._try_get_embedding = _lookup(tokenizer._try_get_embedding, names, key, names_found)
+            tokenizer.embedding_directory = [] if folders is None else folders
         yield
     finally:
         for tokenizer, folders in patched:
@@ -75,12 +77,14 @@ def _embeddings_by_name(clip: Any, names: Mapping[str, Embedding]) -> Iterator[N
             tokenizer.embedding_directory = folders
 
 
-def _lookup(host_lookup: Any, names: Mapping[str, Embedding], key: str) -> Any:
-    def lookup(embedding_name: str) -> tuple[Tensor | None, str]:
+def _lookup(host_lookup: Any, names: Mapping[str, Embedding], key: str, names_found: bool) -> Any:
+    """The host's lookup with these names in it: vectors, the name where the host wants it, and what follows it."""
+
+    def lookup(embedding_name: str) -> tuple:
         name, _, leftover = embedding_name.strip().partition(" ")
-        if name in names:
-            return names[name][key], leftover
-        return host_lookup(embedding_name)
+        if name not in names:
+            return host_lookup(embedding_name)
+        return (names[name][key], name, leftover) if names_found else (names[name][key], leftover)
 
     return lookup
 
@@ -98,6 +102,8 @@ def encode(
     model.reset_clip_options()
     if clip.layer_idx is not None:
         model.set_clip_options({"layer": clip.layer_idx})
+    if all(hasattr(encoder, "execution_device") for encoder in encoders(clip).values()):
+        model.set_clip_options({"execution_device": clip.patcher.load_device})  # newer hosts keep weights elsewhere
     hidden, pooled, values = {}, {}, {}
     for key, encoder in encoders(clip).items():
         chunks = [chunk for one in tokens for chunk in one[key]]
