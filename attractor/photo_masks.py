@@ -26,6 +26,7 @@ BACK_ENDS = ("saliency", "external", "none", "auto", "attention", "text")
 _MODELS = ("saliency", "attention", "text")  # back ends with a model of their own
 _ALIKE = 0.8  # of the best match with the clicked object's colours, for a part of a photo without a click
 _AGREED = 1.2  # confidence for the overlap of back ends: half is just enough
+_NEIGHBOUR = 0.25  # size of a part at the frame, of the largest, below which it is another thing
 _DIFFER = 0.5  # overlap of two back ends below which one of them is picked and not their mean
 
 
@@ -52,6 +53,8 @@ def mask_set(
     else:
         word = " ".join((word or subject.class_word).split())
         found, confidence, used = _seen(subject, back_end, sources, clicks, word)
+        found = [mask if photo.name in clicks else _without_neighbours(mask)
+                 for mask, photo in zip(found, subject.photos, strict=True)]  # fmt: skip
         masks = [raw_masks.to_size(m, (p.size[1], p.size[0])) for m, p in zip(found, subject.photos, strict=True)]
         evidence = _evidence(subject, found, confidence, used)
     photos = []
@@ -194,6 +197,18 @@ def _most_alike(mask: np.ndarray, looks: np.ndarray, index: int, together: Coseg
     likeness = {k: float(np.sqrt(together.colours(index, labels == k) * looks).sum()) for k in parts}
     wanted = [k for k in parts if likeness[k] >= _ALIKE * max(likeness.values())]
     return np.where(_grown(np.isin(labels, wanted)), mask, np.minimum(mask, 0.2))
+
+
+def _without_neighbours(mask: np.ndarray) -> np.ndarray:
+    """The mask without small parts that the frame cuts off: what reaches in from the side is not what was photographed.
+    """
+    labels, count = parts_of(mask)
+    if count < 2:
+        return mask
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    cut = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    others = [k for k in cut if k and sizes[k - 1] < _NEIGHBOUR * sizes.max()]
+    return np.where(_grown(np.isin(labels, others)), np.minimum(mask, 0.2), mask) if others else mask
 
 
 def _grown(part: np.ndarray) -> np.ndarray:

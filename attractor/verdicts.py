@@ -23,7 +23,7 @@ ADVICE = {
     "uncertain": "check the overlay; a click on the subject, a sharper photo or a painted mask helps",
     GOOD: "",
 }
-_PART = 0.12  # size of a second part, of the largest, that is an object of its own
+_PART = 0.03  # size of a second part, of the largest, that may be an object of its own
 _SURE = 0.6  # agreement below which a mask is uncertain
 _FOREIGN, _KNOWN = 0.4, 0.6  # what is masked resembles the others' background so much more than their subject
 

@@ -84,6 +84,8 @@ def test_refinement_grows_fills_and_feathers():
         (disc(radius=60, x=0), "touches the border"),
         (disc(radius=15, x=24) + disc(radius=14, x=72), "several objects"),
         (disc(radius=15, x=24) + disc(radius=7, x=72), "several objects"),
+        (disc(radius=18, x=24) + disc(radius=4, x=72), "several objects"),
+        (disc(radius=18, x=24) + disc(radius=2, x=72), "good"),
         (disc() * 0.6 + 0.1, "uncertain"),
         (1 - disc(radius=40), "looks inverted"),
     ],
@@ -318,3 +320,13 @@ def test_clicks_in_pixels_are_the_files_pixels(tmp_path):
         parse_clicks("1, 1\n2, 2", [photo.name], [photo.shown_size])
     with pytest.raises(AttractorError, match="neither a point"):
         parse_clicks("nan, 1", [photo.name], [photo.shown_size])
+
+
+def test_what_reaches_in_from_the_side_is_not_the_subject(dreambooth):
+    """Another dog's shoulder at the right edge of a dog's photo, which stands out as well."""
+    photo = next(p for p in read_folder(dreambooth / "dog6", "dog").photos if p.name == "00.jpg")
+    sources = Sources(SaliencyModel(fetch_u2netp()))
+    found = mask_set(subject_set([photo], "dog"), "saliency", Refinement(feather=0), sources=sources).photos[0]
+    assert found.verdict == "good"
+    width = found.mask.shape[1]
+    assert float(found.mask[:, int(0.85 * width) :].max()) < 0.5 < float(found.mask[:, : int(0.5 * width)].max())
