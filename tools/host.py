@@ -62,7 +62,7 @@ def fetch(python: str = sys.executable) -> Path:
 
 def fetch_front_end(python: str = sys.executable) -> Path:
     """The folder of the newest front end that is tested, unpacked below .host, for `--front-end-root`."""
-    target = HOST_DIR / "front-end"
+    target = HOST_DIR / FRONT_END.replace("==", "-")
     if not (target / "index.html").is_file():
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([python, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, FRONT_END], check=True)
@@ -157,7 +157,7 @@ class Host:
                    "--base-directory", str(self.base), "--disable-auto-launch", *self.arguments]  # fmt: skip
         if not _has_gpu():
             command.append("--cpu")
-        if front_end := os.environ.get("COMFYUI_FRONT_END"):
+        if (front_end := os.environ.get("COMFYUI_FRONT_END")) and "--front-end-root" not in command:
             command += ["--front-end-root", front_end]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -306,4 +306,4 @@ def _has_gpu() -> bool:
 
 
 if __name__ == "__main__":
-    print(fetch(), fetch_front_end())
+    print(fetch())

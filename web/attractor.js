@@ -42,7 +42,7 @@ function addPanel(node) {
   frame.className = "attractor-panel";
   frame.style.minHeight = `${height}px`;
   frame.append(panel.element);
-  if (!window.LiteGraph?.vueNodesMode && node.widgets?.some((widget) => widget.advanced)) {
+  if (node.widgets?.some((widget) => widget.advanced)) {
     frame.classList.add("attractor-has-more");
     frame.append(button("⋯", () => node.toggleAdvanced(), { class: "attractor-more", title: say("more") }));
   }
@@ -66,16 +66,14 @@ function addPanel(node) {
 }
 
 // Front ends up to 1.32 keep the mark of a rarely used input among the options, where their own canvas does not look, and
-// leave a gap where an input is hidden. Vue nodes hide them by themselves, yet count their height.
+// leave a gap where an input is hidden. Newer ones hide it in Vue nodes by themselves, yet count its height.
 function markRare(node) {
-  const vue = window.LiteGraph?.vueNodesMode;
   for (const widget of node.widgets ?? []) {
     if (!widget.options?.advanced || widget.computeSize) continue;
-    if (!vue) widget.advanced = true;
+    widget.advanced = true;
     widget.computeSize = (width) =>
-      (vue ? node.showAdvanced : node.isWidgetVisible(widget)) ? [width, window.LiteGraph.NODE_WIDGET_HEIGHT] : [0, -4]; // 4 lie between two
+      node.isWidgetVisible(widget) ? [width, window.LiteGraph.NODE_WIDGET_HEIGHT] : [0, -4]; // 4 lie between two
   }
-  if (vue) return;
   for (const event of ["onConnectionsChange", "onConfigure"]) {
     const before = node[event];
     node[event] = function () {

@@ -12,17 +12,34 @@ from on_canvas import PANEL, QUICKSTART, centre, load, opened, queue, searched, 
 
 pytestmark = pytest.mark.browser
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-OVERLAPS = """() => {
+BOXES = """vue => app.graph._nodes.map((node) => {
+    const element = document.querySelector(`[data-node-id="${node.id}"]`); // of a Vue node
+    const box = element?.getBoundingClientRect();
+    if (vue && !box) throw new Error(`${node.title} is not drawn`);
     const scale = app.canvas.ds.scale;
-    const boxes = app.graph._nodes.map((node) => {
-        const element = document.querySelector(`[data-node-id="${node.id}"]`); // of a Vue node
-        const height = element ? element.getBoundingClientRect().height / scale : node.size[1];
-        return { name: node.title, left: node.pos[0], top: node.pos[1], bottom: node.pos[1] + height };
-    });
-    const below = (a) => boxes.filter((b) => b.left === a.left && b.top > a.top && b.top < a.bottom);
-    const said = (a) => below(a).map((b) => `${a.name} covers ${b.name} by ${Math.round(a.bottom - b.top)} px`);
-    return [boxes.length, boxes.flatMap(said)];
-}"""
+    const [width, height] = vue ? [box.width / scale, box.height / scale] : node.size;
+    const title = vue ? 0 : LiteGraph.NODE_TITLE_HEIGHT;
+    const top = vue ? box.top / scale - app.canvas.ds.offset[1] : node.pos[1] - title;
+    const left = vue ? box.left / scale - app.canvas.ds.offset[0] : node.pos[0];
+    return { name: node.title, left, top, right: left + width, bottom: top + height + title };
+})"""
+HIDDEN = f"""name => {{ const panel = ({PANEL})(name);
+    const scrolls = (e) => ["auto", "scroll"].includes(getComputedStyle(e).overflowY);
+    const inner = panel.firstChild;
+    return [panel.isConnected, panel.scrollWidth - panel.clientWidth,
+            scrolls(inner) ? 0 : Math.round(panel.scrollHeight - panel.clientHeight),
+            panel.getBoundingClientRect().width, panel.getBoundingClientRect().height]; }}"""
+
+
+def covered(boxes):
+    """Pairs of nodes that lie on one another, by more than a pixel."""
+    return [
+        f"{a['name']} covers {b['name']}"
+        for i, a in enumerate(boxes)
+        for b in boxes[i + 1 :]
+        if min(a["right"], b["right"]) - max(a["left"], b["left"]) > 1
+        and min(a["bottom"], b["bottom"]) - max(a["top"], b["top"]) > 1
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +74,8 @@ def test_the_quickstart_fills_its_panels(canvas):
     assert "kept: step" in text(canvas, "Train") and "other_1.png" in text(canvas, "Mask")
     for name in ("Train", "Mask", "SampleGrid", "Score"):
         centre(canvas, name)
-        shown = canvas.evaluate(
-            f"""name => {{ const panel = ({PANEL})(name); const box = panel.getBoundingClientRect();
-                return [panel.isConnected, panel.scrollWidth - panel.clientWidth, box.width, box.height]; }}""", name
-        )
-        assert shown[0] and shown[1] <= 1 and shown[2] > 150 and 100 < shown[3] < 400, (name, shown)
+        connected, too_wide, too_tall, width, height = canvas.evaluate(HIDDEN, name)
+        assert connected and too_wide <= 1 and too_tall <= 1 and width > 150 and 100 < height < 400, name
     assert canvas.problems == []
 
 
@@ -87,10 +101,33 @@ def test_no_node_of_a_template_covers_another(canvas):
     for name in TEMPLATES:
         load(canvas, json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")), short=False)
         canvas.wait_for_timeout(1500)
-        count, found = canvas.evaluate(OVERLAPS)
-        assert count > 5 and found == [], name
+        boxes = canvas.evaluate(BOXES, canvas.vue)
+        assert len(boxes) > 5 and covered(boxes) == [], name
 
 
 def test_its_search_finds_the_nodes(canvas):
     for words, name in {"mask": "Attractor Mask", "train": "Train Concept", "concept": "Save Concept"}.items():
         assert any(name in line for line in searched(canvas, words)), words
+
+
+def test_the_kind_of_nodes_is_changed_while_a_graph_is_open(canvas):
+    """Rare inputs stay hidden, none is drawn on another, and the button for them is where it is needed."""
+    load(canvas, QUICKSTART)
+    other = not canvas.vue
+    change = "on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+    canvas.evaluate(change, other)
+    canvas.wait_for_timeout(1500)
+    try:
+        centre(canvas, "Train")
+        if other:
+            assert not canvas.locator(".attractor-more:visible").count()
+            return
+        places = canvas.evaluate(
+            """() => { const node = app.graph._nodes.find((n) => n.type === 'Attractor_Train');
+                return node.widgets.filter((w) => node.isWidgetVisible(w)).map((w) => w.y); }"""
+        )
+        assert 10 < len(places) < 16 and len(set(places)) == len(places), places
+        canvas.locator(".attractor-more:visible").first.wait_for(timeout=5000)
+    finally:
+        canvas.evaluate(change, canvas.vue)
+        canvas.wait_for_timeout(1000)
