@@ -17,7 +17,7 @@ from ..attractor.overlay import effective_weight, mask_picture
 from ..attractor.photo_masks import BACK_ENDS, mask_set
 from ..attractor.raw_masks import Sources, gather
 from ..attractor.saliency import KINDS, SaliencyModel
-from ..attractor.verdicts import ADVICE, verdict_text
+from ..attractor.verdicts import ADVICE, left_out, verdict_text
 from ..training.views import centre_view
 from .host import folders, panels
 from .host.model import HostModel
@@ -132,7 +132,8 @@ class Mask(io.ComfyNode):
                 shown.append(to_host(picture[None]))
             sets.append(masked)
             masks_out += [mask[None] for mask in found]
-            notes = [f"auto did without {k}: {v}" for k, v in sources.missing.items()] if back_end == "auto" else []
+            notes = left_out({photo.name: photo.evidence for photo in masked.photos})
+            notes += [f"auto did without {k}: {v}" for k, v in sources.missing.items()] if back_end == "auto" else []
             texts.append(verdict_text(masked.names, [p.verdict for p in masked.photos], found, notes))
             data.append(json.dumps({photo.name: photo.judgement() for photo in masked.photos}, indent=1))
         panel = panels.masks(sets, single(strength), single(cells), ADVICE)

@@ -21,15 +21,14 @@ def whole(patcher: Any) -> Any:
     """The patcher itself, or one of a copy that is loaded as a whole. Raises AttractorError where there is no file."""
     if not _is_dynamic(patcher):
         return patcher
-    try:
-        with torch.inference_mode(False):
-            copy = patcher.clone(disable_dynamic=True)
-    except RuntimeError as error:
+    if getattr(patcher, "cached_patcher_init", None) is None:
         raise AttractorError(
             f"{type(patcher.model).__name__} is loaded piece by piece (ComfyUI's dynamic VRAM), and the node that "
             "loaded it does not say from which file a copy for the training could be made. Load it with ComfyUI's own "
             "Load Checkpoint, or start ComfyUI with --disable-dynamic-vram."
-        ) from error
+        )
+    with torch.inference_mode(False):
+        copy = patcher.clone(disable_dynamic=True)
     dtype = _compute_dtype(copy.model)
     if dtype is not None and any(p.is_floating_point() and p.dtype != dtype for p in copy.model.parameters()):
         copy.set_model_compute_dtype(dtype)  # the file's precision is kept in such a copy
@@ -50,11 +49,12 @@ def whole_clip(clip: Any) -> Any:
 def for_training() -> Iterator[None]:
     """Tell the host that gradients will flow: casts of weights get memory of their own, which is not used again.
 
-    Hosts that offload with several streams reuse a stream's buffer for the next layer's weights.
+    Newer hosts, which know of training, reuse a stream's buffer for the next layer's weights.
     """
     management: Any = comfy.model_management
-    wanted = {name: value for name, value in (("NUM_STREAMS", 0), ("in_training", True)) if hasattr(management, name)}
-    before = {name: getattr(management, name) for name in wanted}
+    newer = hasattr(management, "in_training") or hasattr(management, "get_cast_buffer")
+    wanted = {"NUM_STREAMS": 0, "in_training": True} if newer else {}
+    before = {name: getattr(management, name) for name in wanted if hasattr(management, name)}
     for name, value in wanted.items():
         setattr(management, name, value)
     try:

@@ -33,7 +33,7 @@ def piecewise(loaded):
     import comfy.model_patcher
 
     class Piecewise(comfy.model_patcher.ModelPatcher):
-        file = None
+        cached_patcher_init = file = None
 
         def is_dynamic(self):
             return True
@@ -41,15 +41,13 @@ def piecewise(loaded):
         def clone(self, disable_dynamic=False):
             if not disable_dynamic:
                 return super().clone()
-            if self.file is None:
-                raise RuntimeError("Cannot create non-dynamic delegate: cached_patcher_init is not initialized.")
             copy = self.file().clone()
             copy.patches, copy.patches_uuid = dict(self.patches), self.patches_uuid
             return copy
 
     def of(patcher, file):
         made = Piecewise(patcher.model, patcher.load_device, patcher.offload_device)
-        made.file = file
+        made.file = made.cached_patcher_init = file
         return made
 
     def build(from_file=True):
@@ -87,6 +85,13 @@ def test_what_is_loaded_piece_by_piece_is_trained_on_a_copy(loaded, piecewise):
 def test_a_loader_that_names_no_file_is_explained(piecewise):
     with pytest.raises(AttractorError, match="--disable-dynamic-vram"):
         learn(*piecewise(from_file=False))
+
+
+def test_memory_that_runs_out_while_it_is_copied_is_the_hosts_to_handle(piecewise):
+    model, clip, vae = piecewise()
+    model.file = lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        learn(model, clip, vae)
 
 
 def test_casts_of_weights_are_not_shared_while_gradients_flow(loaded, monkeypatch):
