@@ -26,7 +26,7 @@ BACK_ENDS = ("saliency", "external", "none", "auto", "attention", "text")
 _MODELS = ("saliency", "attention", "text")  # back ends with a model of their own
 _ALIKE = 0.8  # of the best match with the clicked object's colours, for a part of a photo without a click
 _AGREED = 1.2  # confidence for the overlap of back ends: half is just enough
-_NEIGHBOUR = 0.25  # size of a part at the frame, of the largest, below which it is another thing
+_NEIGHBOUR = 0.2  # size of a part at the frame, of the largest, below which it is another thing
 _DIFFER = 0.5  # overlap of two back ends below which one of them is picked and not their mean
 
 
@@ -53,10 +53,10 @@ def mask_set(
     else:
         word = " ".join((word or subject.class_word).split())
         found, confidence, used = _seen(subject, back_end, sources, clicks, word)
-        found = [mask if photo.name in clicks else _without_neighbours(mask)
-                 for mask, photo in zip(found, subject.photos, strict=True)]  # fmt: skip
+        found, cut = _without_neighbours(subject, found, clicks)
         masks = [raw_masks.to_size(m, (p.size[1], p.size[0])) for m, p in zip(found, subject.photos, strict=True)]
-        evidence = _evidence(subject, found, confidence, used)
+        evidence = [replace(own, left_out=part)
+                    for own, part in zip(_evidence(subject, found, confidence, used), cut, strict=True)]  # fmt: skip
     photos = []
     for photo, mask, speaks in zip(subject.photos, masks, evidence, strict=True):
         sources.pulse()
@@ -199,16 +199,42 @@ def _most_alike(mask: np.ndarray, looks: np.ndarray, index: int, together: Coseg
     return np.where(_grown(np.isin(labels, wanted)), mask, np.minimum(mask, 0.2))
 
 
-def _without_neighbours(mask: np.ndarray) -> np.ndarray:
-    """The mask without small parts that the frame cuts off: what reaches in from the side is not what was photographed.
+def _without_neighbours(
+    subject: SubjectSet, masks: Sequence[np.ndarray], clicks: Mapping[str, Click]
+) -> tuple[list[np.ndarray], list[float]]:
+    """The masks without small parts that the frame cuts off, and how much of each was taken away, of the largest part.
+
+    What reaches in from the side is not what was photographed, unless it has the colours of the subject in the other
+    photos as much as the largest part has. Clicked photos stay as they are.
     """
-    labels, count = parts_of(mask)
-    if count < 2:
-        return mask
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    cut = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    others = [k for k in cut if k and sizes[k - 1] < _NEIGHBOUR * sizes.max()]
-    return np.where(_grown(np.isin(labels, others)), np.minimum(mask, 0.2), mask) if others else mask
+    together, inside = None, []
+    if len(masks) > 1:
+        together = Cosegmentation([raw_masks.small(photo.pixels) for photo in subject.photos], edges=False)
+        inside = [together.colours(i, raw_masks.shrunk(m, subject.photos[i]) > 0.5) for i, m in enumerate(masks)]
+    kept, shares = [], []
+    for i, (mask, photo) in enumerate(zip(masks, subject.photos, strict=True)):
+        labels, count = parts_of(mask)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+        at_frame = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+        small = [int(k) for k in at_frame if k and sizes[k - 1] < _NEIGHBOUR * sizes.max()]
+        if together is not None and small:
+            rest = np.mean([own for k, own in enumerate(inside) if k != i], 0)
+
+            def alike(part: int, labels=labels, rest=rest, i=i, photo=photo, together=together) -> float:
+                own = raw_masks.shrunk((labels == part).astype(np.float32), photo) > 0.5
+                return float(np.sqrt(together.colours(i, own) * rest).sum())
+
+            main = alike(int(sizes.argmax()) + 1)
+            small = [part for part in small if alike(part) < _ALIKE * main]
+        if photo.name in clicks or not small:
+            kept.append(mask)
+            shares.append(0.0)
+            continue
+        others = np.isin(labels, small)
+        soft = _grown(others) & ((labels == 0) | others)
+        kept.append(np.where(soft, np.minimum(mask, 0.2), mask))
+        shares.append(float(others.sum() / sizes.max()))
+    return kept, shares
 
 
 def _grown(part: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -23,7 +23,8 @@ ADVICE = {
     "uncertain": "check the overlay; a click on the subject, a sharper photo or a painted mask helps",
     GOOD: "",
 }
-_PART = 0.03  # size of a second part, of the largest, that may be an object of its own
+_PART = 0.03  # size of a second part, of the largest, that may be an object of its own,
+_SEEN = 0.002  # and of the frame
 _SURE = 0.6  # agreement below which a mask is uncertain
 _FOREIGN, _KNOWN = 0.4, 0.6  # what is masked resembles the others' background so much more than their subject
 
@@ -35,12 +36,14 @@ class Evidence:
 
     recurs: how much what is masked looks like what is masked in the other photos, against their background, in [0, 1],
     with `known`, how much it looks like either; None for a single photo. sources: the back ends that took part.
+    left_out: of the size of what is masked, how much was taken away because the frame cuts it off.
     """
 
     confidence: float = 1.0
     recurs: float | None = None
     known: float = 0.0
     sources: tuple[str, ...] = ()
+    left_out: float = 0.0
 
     def as_dict(self) -> dict:
         """For JSON."""
@@ -65,7 +68,8 @@ def verdict(mask: Tensor, evidence: Evidence | None = None) -> str:
         return "covers nearly everything"
     if border > 0.35:
         return "touches the border"
-    if _second_part(inside) > _PART:
+    largest, second = _two_largest(inside)
+    if second > max(_PART * largest, _SEEN * inside.numel()):
         return "several objects"
     if evidence.recurs is not None and evidence.recurs < _FOREIGN and evidence.known > _KNOWN:
         return "disagrees with the other photos"
@@ -86,9 +90,19 @@ def verdict_text(
     return "\n".join([*lines, *notes])
 
 
-def _second_part(inside: Tensor) -> float:
-    """Size of the second largest connected part over that of the largest."""
+def left_out(evidence: Mapping[str, Evidence | None]) -> list[str]:
+    """A line for each photo, by name, of whose mask something was taken away."""
+    return [
+        f"{name}: what the frame cuts off was left out ({one.left_out:.0%} of the subject's size); if it belongs to "
+        "the subject, click on it or paint a mask"
+        for name, one in evidence.items()
+        if one and one.left_out
+    ]
+
+
+def _two_largest(inside: Tensor) -> tuple[int, int]:
+    """Sizes of the two largest connected parts, in pixels."""
     labels = np.zeros(inside.shape, dtype=np.int32)
     label(inside.numpy(), output=labels)
-    sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
-    return float(sizes[1] / sizes[0]) if len(sizes) > 1 else 0.0
+    sizes = sorted((int(n) for n in np.bincount(labels.ravel())[1:]), reverse=True)
+    return (*sizes, 0, 0)[0], (*sizes, 0, 0)[1]
