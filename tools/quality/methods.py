@@ -35,6 +35,7 @@ class Method:
 OURS = {"steps": 267, "batch_size": 4, "learning_rate": 5e-3, "vectors": 3, "resolution": 64, "zoom": 1.2,
         "background_scope": "shared", "background_vectors": 2, "background_steps": 133, "strength": 1.0}  # fmt: skip
 
+TOGETHER = "both learnt together, masked loss"
 FLOOR = Method("floor", "the class word alone", "none")
 TI_PUBLISHED = Method(
     "ti_published", "Textual Inversion as published (1,500 steps)", "baseline",
@@ -142,8 +143,12 @@ def relative_table(best: dict[str, Method]) -> list[Method]:
         "ConceptPrism's residual tokens, no masks": Trial(exclusion=0.05),
     }
     settings = {"gradient routing": both, "ConceptPrism's residual tokens, no masks": prism}
-    return [replace(ours, name=name, about=name, trial=trial, settings=settings.get(name, ours.settings))
-            for name, trial in terms.items()]  # fmt: skip
+    together = replace(ours, name=TOGETHER, about=TOGETHER, settings=both)
+    return [together, *(
+        replace(ours, name=name, about=name, trial=trial, settings=settings.get(name, ours.settings),
+                masks="none" if trial.exclusion else ours.masks)
+        for name, trial in terms.items()
+    )]  # fmt: skip
 
 
 def ablation_table(best: dict[str, Method]) -> list[Method]:
@@ -158,7 +163,7 @@ def ablation_table(best: dict[str, Method]) -> list[Method]:
         "background tokens per photo": {"background_scope": "per photo"},
         "one background token": {"background_vectors": 1},
         "four background tokens": {"background_vectors": 4},
-        "both learnt together, masked loss": {"background_steps": 0, "steps": total},
+        TOGETHER: {"background_steps": 0, "steps": total},
         "both learnt together, no mask": {"background_steps": 0, "steps": total, "strength": 0.0},
         "no zoom": {"zoom": 1.0},
         "more zoom": {"zoom": 1.4},

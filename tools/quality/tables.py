@@ -40,8 +40,9 @@ ABOUT_MASKS = (
 )
 ABOUT_RELATIVES = (
     "Same shoot. Change against ours by a term of the loss from the literature, on {subjects} of the ablation's group, "
-    "{seeds}; an interval that excludes zero is a change that is there. The last row is another method: ConceptPrism "
-    "(arXiv 2602.19575) in our loop, which learns residual tokens for each photo and has no masks."
+    "{seeds}; an interval that excludes zero is a change that is there. Gradient routing and ConceptPrism learn both "
+    "at once: their step is from the first row, which does so with our loss. ConceptPrism (arXiv 2602.19575) is "
+    "another method: residual tokens for each photo and no masks, here in our loop, with as many vectors as ours."
 )
 ABOUT_OPTIONS = (
     "Same shoot. Change against ours by one option each, on {subjects} of the ablation's group, {seeds}; an "

@@ -165,17 +165,21 @@ class _TrialRun(TrainingRun):
         return value + self.trial.attention * (maps - masks).square().mean((1, 2, 3))
 
     def _exclusion(self, random: Draw) -> Tensor:
-        """|eps(z_j, residual_i) - eps(z_j, nothing)|^2 of photos j other than i: [B]."""
+        """|eps(z_j, residual_i) - eps(z_j, nothing)|^2 with photos j other than i: [B], of the mean over those.
+
+        "Nothing" is the same prompt without the residual, so that the words around it count on neither side.
+        """
         views, model = self.views, self.model
         photo, other = views.shoot[random.index], random.index.roll(1)
         used, which = torch.unique(photo, return_inverse=True)
-        alone = f"a photo of a {BACKGROUND}"
-        context = model.encode([alone] * len(used), [{BACKGROUND: self.backgrounds[int(i)]} for i in used])
+        context = model.encode([f"a photo of a {BACKGROUND}"] * len(used),
+                               [{BACKGROUND: self.backgrounds[int(i)]} for i in used])  # fmt: skip
         sigma = model.sigma(random.timestep)
         noisy = views.latents[other] + sigma.view(-1, 1, 1, 1) * random.noise
         with torch.no_grad():
-            nothing = model.encode([""], [{}]).select(torch.zeros_like(which))
+            nothing = model.encode(["a photo of a"], [{}]).select(torch.zeros_like(which))
             plain = model.denoise(noisy, sigma, nothing)
         seen = model.denoise(noisy, sigma, context.select(which))
         apart = ((seen - plain) / model.output_scale(sigma).view(-1, 1, 1, 1)).square().mean((1, 2, 3))
-        return apart * (views.shoot[other] != photo)
+        counts = (views.shoot[other] != photo).float()
+        return apart * counts / counts.mean().clamp(min=1e-6)
