@@ -32,12 +32,16 @@ def machine() -> str:
     return f"{os.cpu_count()} CPU cores, {names[0] if names else platform.machine()}"
 
 
+def commit() -> str:
+    """The commit that is checked out, in short."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def write_record(name: str, figures: Mapping[str, float], **facts: Any) -> dict:
     """Write docs/benchmarks/<name>.json: date, machine, commit, the facts given, and the figures."""
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     record = {
-        "date": date.today().isoformat(), "machine": machine(), "commit": commit, **facts,
+        "date": date.today().isoformat(), "machine": machine(), "commit": commit(), **facts,
         "figures": {key: round(float(value), 4) for key, value in figures.items()},
     }  # fmt: skip
     _replace(FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
