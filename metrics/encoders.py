@@ -72,7 +72,7 @@ class TorchEncoder:
 def load_encoder(name: str, folders: Sequence[Path]) -> TorchEncoder:
     """The encoder called `name`: one that comes with the pack, or a file or folder of that name in one of the folders.
 
-    "efficientnet-lite0" is real and small; "demo-clip", and "demo-dino" where it was trained, know the demo world only.
+    "efficientnet-lite0" is real and small; "demo-clip" and "demo-dino" know the demo world only.
 
     A file is an open_clip checkpoint named after its architecture, such as ViT-B-32.safetensors, or SSCD's
     sscd_disc_mixup.torchvision.pt; a folder holds a model in transformers' layout (CLIP, DINO, DINOv2). Raises
@@ -220,13 +220,15 @@ def transformers_folder(path: Path, name: str) -> TorchEncoder:
     """CLIP, DINO or DINOv2 from a folder in transformers' layout, safetensors only, without any download."""
     if find_spec("transformers") is None:
         raise AttractorError(f"{path.name} needs transformers, which is not installed: run 'pip install transformers'.")
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     weights = path / "model.safetensors"
     if not weights.is_file():
         raise AttractorError(f"{path}: model.safetensors is missing; pickled weights are not loaded.")
     try:
-        model = AutoModel.from_pretrained(path, local_files_only=True, use_safetensors=True).float()
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        own = {"add_pooling_layer": False} if config.model_type == "vit" else {}  # DINO's is not read
+        model = AutoModel.from_pretrained(path, local_files_only=True, use_safetensors=True, **own).float()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise AttractorError(f"{path}: not a model that transformers can load ({error}).") from error
     try:

@@ -193,6 +193,15 @@ def test_unpaired_and_empty_sets_are_refused(sets, efficientnet):
         score(one, None, train, held_out.with_photos([]), [efficientnet])
 
 
+def test_the_demos_own_encoder_knows_a_subject_again():
+    """On another background, among 48 subjects that it never saw; the text-image pair looks at backgrounds."""
+    from attractor_pack.tools.pretrain.dino import found_again
+
+    own, pair = (found_again(load_encoder(name, []).images, 7, 48) for name in ("demo-dino", "demo-clip"))
+    assert own["subject"] > 0.85 > 0.3 > pair["subject"]
+    assert own["same colours"] > 0.5
+
+
 def test_local_encoders_of_the_real_architectures(tmp_path, sets):
     """Tiny CLIP and DINOv2 folders and an open_clip file, saved and loaded as a user's would be."""
     from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
@@ -206,7 +215,7 @@ def test_local_encoders_of_the_real_architectures(tmp_path, sets):
         (tmp_path / "tiny-clip" / file.name).write_bytes(file.read_bytes())
     Dinov2Model(Dinov2Config(**{k: v for k, v in small.items() if k != "intermediate_size"}, image_size=32,
                              patch_size=8)).save_pretrained(tmp_path / "tiny-dino")  # fmt: skip
-    assert available([tmp_path]) == ["demo-clip", "efficientnet-lite0", "tiny-clip", "tiny-dino"]
+    assert available([tmp_path]) == ["demo-clip", "demo-dino", "efficientnet-lite0", "tiny-clip", "tiny-dino"]
     train, held_out = sets
     encoders = [load_encoder(n, [tmp_path]) for n in ("tiny-clip", "tiny-dino")]
     report = score(made([held_out.photos[0].pixels]), made([train.photos[0].pixels]), train, held_out, encoders)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import cache, clip, dino, export, judge, subject, unet, vae
 
-SHARES = {"vae": 0.18, "unet": 0.64, "decoder": 0.04, "clip": 0.04, "dino": 0.06, "judge": 0.04}
+SHARES = {"vae": 0.18, "unet": 0.64, "decoder": 0.04, "clip": 0.04, "dino": 0.24, "judge": 0.04}
 
 
 def main(argv: list[str] | None = None) -> None:
