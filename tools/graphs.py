@@ -49,7 +49,7 @@ def main_road(
         "grid": node("Attractor_SampleGrid", **model, concept=["train", 0], class_word="", **grid),
         "base": node("Attractor_SampleGrid", **model, class_word=class_word, **grid),
         "score": node("Attractor_Score", generations=["grid", 2], base_generations=["base", 2], train_set=["split", 0],
-                      held_out_set=["split", 1], image_encoder="efficientnet-lite0",
+                      held_out_set=["split", 1], image_encoder="efficientnet-lite0" if folder else "demo-dino",
                       text_encoder="none" if folder else "demo-clip", report_name=report),
         "sheet": node("SaveImage", images=["grid", 1], filename_prefix=f"attractor/{report}/sheet"),
         "overlay": node("SaveImage", images=["mask", 2], filename_prefix=f"attractor/{report}/mask"),

@@ -33,7 +33,7 @@ model: demo
 methods: [attractor, plain]
 settings: {steps: 60, background_steps: 30, resolution: 64, vectors: 3, views: 4}
 painting: {seeds: 1, steps: 12, cfg: 3, size: 64}
-image_encoder: demo-clip
+image_encoder: demo-dino
 text_encoder: demo-clip
 together: 2
 """

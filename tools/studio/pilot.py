@@ -15,7 +15,7 @@ _PLAN = """subjects: products
 methods: [attractor]
 settings: {steps: 300, background_steps: 150, batch_size: 4, resolution: 64, vectors: 3}
 painting: {seeds: 3, steps: 20, cfg: 3, size: 64}
-image_encoder: demo-clip
+image_encoder: demo-dino
 text_encoder: demo-clip
 together: 2
 """

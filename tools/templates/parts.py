@@ -81,7 +81,7 @@ def score(pictures: str, **changes) -> dict:
         base_generations=["base", 2],
         train_set=["split", 0],
         held_out_set=["split", 1],
-        **{"image_encoder": "demo-clip", "text_encoder": "demo-clip", **changes},
+        **{"image_encoder": "demo-dino", "text_encoder": "demo-clip", **changes},
     )
 
 
