@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, distance_transform_edt
 from torch import Tensor
 
 from . import raw_masks
@@ -230,10 +230,9 @@ def _without_neighbours(
             kept.append(mask)
             shares.append(0.0)
             continue
-        others = np.isin(labels, small)
-        soft = _grown(others) & ((labels == 0) | others)
-        kept.append(np.where(soft, np.minimum(mask, 0.2), mask))
-        shares.append(float(others.sum() / sizes.max()))
+        nearest: Any = distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
+        kept.append(np.where(np.isin(labels[tuple(nearest)], small), 0, mask))  # with the soft edge that belongs to it
+        shares.append(float(np.isin(labels, small).sum() / sizes.max()))
     return kept, shares
 
 
