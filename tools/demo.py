@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from .graphs import main_road
+from .graphs import PROMPTS, main_road
 from .host import ROOT, GraphError, Host, HostError, Run
 from .models import link_into
 
@@ -54,13 +54,19 @@ def _picture(host: Host, run: Run, path: Path) -> None:
         return [Image.open(io.BytesIO(host.fetch_output(i))).convert("RGB") for i in run.outputs[name]["images"]]
 
     masks, sheet, curve = shown("overlay")[-5:], shown("sheet")[0], shown("curve")[0]
-    sheet = sheet.resize((840, round(840 * sheet.height / sheet.width)))
-    canvas = Image.new("RGB", (840, 168 + sheet.height + 430), "white")
-    for i, mask in enumerate(masks):
-        canvas.paste(mask.resize((160, 160), Image.Resampling.LANCZOS), (4 + i * 168, 4))
-    canvas.paste(sheet, (0, 168))
+    rows, head = len(PROMPTS), 31  # pixels of a sheet above its first row
+    half = head + (sheet.height - head) // rows * -(-rows // 2)  # the sheet's rows in two columns
+    tall = round(420 * half / sheet.width)
+    canvas = Image.new("RGB", (840, 168 + tall + 430), "white")
+    canvas.paste("#16191d", (0, 168, 840, 168 + tall))
+    for i, mask in enumerate(masks):  # the photo, without the weight beside it
+        photo = mask.crop((0, 0, mask.width // 2, mask.width // 2))
+        canvas.paste(photo.resize((160, 160), Image.Resampling.LANCZOS), (4 + i * 168, 4))
+    for i, part in enumerate((sheet.crop((0, 0, sheet.width, half)), sheet.crop((0, half, *sheet.size)))):
+        scaled = part.resize((420, round(420 * part.height / sheet.width)), Image.Resampling.LANCZOS)
+        canvas.paste(scaled, (420 * i, 168 + (round(420 * head / sheet.width) if i else 0)))
     curve.thumbnail((840, 420))
-    canvas.paste(curve, ((840 - curve.width) // 2, 172 + sheet.height))
+    canvas.paste(curve, ((840 - curve.width) // 2, 172 + tall))
     canvas.save(path, quality=86)
 
 
