@@ -172,9 +172,9 @@ class _Bench:
         figures = {f"masks.{k}": v for k, v in self._figures("same_shoot", table).items()}
         for quality in QUALITIES:
             pair = [self.bootstrap.table(table[f"{m}.{quality}"], "leak") for m in ("ours", "mask_only")]
-            if self.bootstrap.interval(pair[1])[1] > 0:  # a ratio to what may be nothing says nothing
-                figures |= self._named(f"masks.{quality}.leak_ratio", *pair, of=lambda a, b: a / b)
             figures |= self._named(f"masks.{quality}.leak_difference", *pair, of=lambda a, b: a - b)
+            pair = [self.bootstrap.table(table[f"{m}.{quality}"], "subject") for m in ("ours", "mask_only")]
+            figures |= self._named(f"masks.{quality}.subject_difference", *pair, of=lambda a, b: a - b)
         return figures
 
     def ablation(self) -> dict[str, float]:

@@ -34,9 +34,10 @@ ABOUT_REPRESENTATIONS = (
     "times as many, for it has a network to learn. {subjects} of the ablation's group, {seeds}."
 )
 ABOUT_MASKS = (
-    "Same shoot, {subjects}, {seeds}. Ours beside the mask-weighted loss alone (no background tokens), both with the "
-    "same masks: the true ones, those of our saliency back end, and the true ones made smaller, larger (each by an "
-    "eighth of the picture's side) and a box. *overlap*: intersection over union with the true masks."
+    "Same shoot, {subjects}, {seeds}. Ours beside the mask-weighted loss alone (no background tokens, and as many of "
+    "the subject's steps), both with the same masks: the true ones, those of our saliency back end, and the true ones "
+    "made smaller, larger (each by an eighth of the picture's side) and a box. *overlap*: intersection over union with "
+    "the true masks."
 )
 ABOUT_RELATIVES = (
     "Same shoot. Change against ours by a term of the loss from the literature, on {subjects} of the ablation's group, "
@@ -163,18 +164,17 @@ def comparison(figures: Figures, setting: str) -> str:
 
 def mask_table(figures: Figures) -> str:
     """Ours beside the mask alone for every quality of mask."""
-    titles = ("masks", "overlap with the true ones", "leak, mask alone", "leak, ours", "ratio", "difference",
-              "subject, mask alone", "subject, ours")  # fmt: skip
+    titles = ("masks", "overlap", "leak, mask alone", "leak, ours", "difference", "subject, mask alone",
+              "subject, ours", "difference")  # fmt: skip
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for quality in QUALITIES:
         alone, ours = (f"masks.same_shoot.{name}.{quality}" for name in ("mask_only", "ours"))
-        label = f"masks.{quality}.leak_ratio"
-        ratio = _interval(figures, label) if label in figures else "–"
+        leak, subject = (_interval(figures, f"masks.{quality}.{what}_difference", sign=True)
+                         for what in ("leak", "subject"))  # fmt: skip
         lines.append(
             f"| {quality} | {figures[f'{ours}.mask_iou']:.2f} | {_interval(figures, f'{alone}.leak')} | "
-            f"{_interval(figures, f'{ours}.leak')} | {ratio} | "
-            f"{_interval(figures, f'masks.{quality}.leak_difference')} | {figures[f'{alone}.subject']:.2f} | "
-            f"{figures[f'{ours}.subject']:.2f} |"
+            f"{_interval(figures, f'{ours}.leak')} | {leak} | {figures[f'{alone}.subject']:.2f} | "
+            f"{figures[f'{ours}.subject']:.2f} | {subject} |"
         )
     return "\n".join(lines)
 
