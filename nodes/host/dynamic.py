@@ -55,8 +55,8 @@ def for_training() -> Iterator[None]:
     newer = hasattr(management, "in_training") or hasattr(management, "get_cast_buffer")
     wanted = {"NUM_STREAMS": 0, "in_training": True} if newer else {}
     before = {name: getattr(management, name) for name in wanted if hasattr(management, name)}
-    for name, value in wanted.items():
-        setattr(management, name, value)
+    for name in before:
+        setattr(management, name, wanted[name])
     try:
         yield
     finally:
