@@ -410,7 +410,7 @@ def _run_encoder(encoder: Any, ids: Tensor, rows: Sequence[Sequence[Tensor]]) ->
     def put(_module: Any, _args: Any, output: Tensor) -> Tensor:
         if not flat:
             return output
-        return output.index_put(place.nonzero(as_tuple=True), torch.stack(flat).to(output.dtype))
+        return output.index_put(place.nonzero(as_tuple=True), torch.stack([row.to(output) for row in flat]))
 
     handle = encoder.get_input_embeddings().register_forward_hook(put)
     try:

@@ -250,7 +250,11 @@ class NeuralMapper(Representation):
 
 
 def build(kind: str, start: Embedding, word: Embedding, layers: int, seed: int) -> Representation:
-    """A representation before training. start: vectors [n, D] of TI and XTI; word: those of the class word [m, D]."""
+    """A representation before training, on the CPU.
+
+    start: vectors [n, D] of TI and XTI; word: those of the class word [m, D].
+    """
+    start, word = ({key: rows.cpu() for key, rows in of.items()} for of in (start, word))
     if kind == "TI":
         return TextualInversion(start)
     if kind == "XTI":

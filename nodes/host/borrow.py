@@ -27,9 +27,8 @@ def ordinary_weights(*modules: nn.Module) -> Iterator[None]:
             tables: tuple[Any, Any] = (module._parameters, module._buffers)
             for table in tables:
                 for name, tensor in list(table.items()):
-                    if tensor is not None and tensor.is_inference():
-                        _check_plain(tensor)
-                        table[name] = alias = _alias(tensor)
+                    if tensor is not None and not _may_be_saved(tensor):
+                        table[name] = alias = ordinary(tensor)
                         taken.append((table, name, tensor, alias))
         yield
     finally:
@@ -81,7 +80,17 @@ def _copy_input(_module: nn.Module, args: tuple) -> tuple:
     return (args[0].clone(), *args[1:]) if torch.is_grad_enabled() else args
 
 
-def _alias(tensor: Tensor) -> Tensor:
+def _may_be_saved(tensor: Tensor) -> bool:
+    """Whether autograd takes a tensor: not one that was made under inference mode, nor one that was moved after."""
+    try:
+        return tensor._version >= 0
+    except RuntimeError:
+        return False
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """A tensor over the same memory that autograd may save. Raises AttractorError for a packed one."""
+    _check_plain(tensor)
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
     alias = nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias

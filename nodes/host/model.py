@@ -16,7 +16,14 @@ from ...attractor.attention import Gatherer, LayerAttention
 from ...attractor.errors import AttractorError
 from ...training.model import Context, Embedding, fingerprint
 from . import text as host_text
-from .borrow import checkpointed, differentiable_linears, frozen, norms_keep_their_input, ordinary_weights
+from .borrow import (
+    checkpointed,
+    differentiable_linears,
+    frozen,
+    norms_keep_their_input,
+    ordinary,
+    ordinary_weights,
+)
 from .dynamic import for_training, whole, whole_clip
 
 _MIB_A_BYTE = 0.07  # of a step, for each latent cell and byte of the precision: 1.12 GiB of float32 at 64 x 64
@@ -156,7 +163,7 @@ class HostModel:
         channels, side = self._base.latent_format.latent_channels, self._size // 8
         forward = self.patcher.memory_required([self._batch_size * 3, channels, side, side])
         memory = max(forward, self.memory_of_a_step(self._batch_size, self._size))
-        comfy.model_management.load_models_gpu([self.patcher, self.clip.patcher], memory_required=memory)
+        load([self.patcher, self.clip.patcher], memory)
         unet, encoder = self._base.diffusion_model, self.clip.cond_stage_model
         for lend in (ordinary_weights, frozen, norms_keep_their_input, differentiable_linears):
             self._borrowed.enter_context(lend(unet, encoder))
@@ -174,18 +181,18 @@ class HostModel:
             ids = [t for t, _ in tokens[key][0] if isinstance(t, int) and t not in special]
             if not ids:
                 raise AttractorError(f"class_word {text!r}: the text encoder's tokenizer makes no token of it.")
-            found[key] = host_text.table(encoder).detach()[ids].float().clone()
+            found[key] = ordinary(host_text.table(encoder)).detach()[ids].float().clone()
         return found
 
     def _load_encoder(self) -> None:
         """Have this CLIP's own weights in place of those that another clone of it may have patched in."""
         if not self._lent:
-            comfy.model_management.load_models_gpu([self.clip.patcher])
+            load([self.clip.patcher])
 
     def table_scale(self) -> dict[str, float]:
         """Standard deviation of the numbers in each embedding table, over every 16th row."""
         self._load_encoder()
-        tables = {key: host_text.table(encoder).detach() for key, encoder in host_text.encoders(self.clip).items()}
+        tables = {key: ordinary(host_text.table(encoder)) for key, encoder in host_text.encoders(self.clip).items()}
         return {key: max(float(rows[::16].float().std()), 1e-6) for key, rows in tables.items()}
 
     def encode(
@@ -241,7 +248,7 @@ class HostModel:
         """Attention of the layers of at most `largest` cells; see DiffusionModel. Loads the models as the host does."""
         height, width = noisy.shape[-2:]
         memory = self.patcher.memory_required([len(noisy) * 2, *noisy.shape[1:]])
-        comfy.model_management.load_models_gpu([self.patcher, self.clip.patcher], memory_required=memory)
+        load([self.patcher, self.clip.patcher], memory)
         with torch.inference_mode():
             context = self.encode([prompt], [{}]).select(torch.zeros(len(noisy), dtype=torch.long, device=self.device))
             gatherer = Gatherer((height, width), context.tokens.shape[1], largest)
@@ -260,6 +267,12 @@ class HostModel:
         zero = torch.zeros_like(one)
         change = sampling.calculate_denoised(sigma, one, zero) - sampling.calculate_denoised(sigma, zero, zero)
         return change.abs().flatten()
+
+
+def load(patchers: Sequence[Any], memory: float = 0) -> None:
+    """Load models in one call, in the mode in which the host does it, so that moved weights are as it leaves them."""
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu(list(patchers), memory_required=memory)
 
 
 def check_model(model: Any) -> None:
@@ -308,7 +321,8 @@ def _own_weights(patcher: Any, part: str = "") -> str:
     """
     module = patcher.model.get_submodule(part.rstrip("."))
     own = {name: kept for name, kept in patcher.backup.items() if name.startswith(part)}
-    return fingerprint(module, {name[len(part) :]: kept.weight for name, kept in own.items()})
+    with torch.inference_mode():
+        return fingerprint(module, {name[len(part) :]: kept.weight for name, kept in own.items()})
 
 
 def patches_fingerprint(patcher: Any) -> str:

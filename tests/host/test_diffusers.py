@@ -30,14 +30,14 @@ def concept():
 
 def test_same_context(both, concept):
     prompt = [f"a photo of a {SUBJECT}, on a red plain background"]
-    contexts = [m.encode(prompt, [{SUBJECT: concept.vectors}]).tokens for m in both]
+    contexts = [m.encode(prompt, [{SUBJECT: concept.vectors}]).tokens.cpu() for m in both]
     assert contexts[0].abs().max() > 0.5
     assert torch.allclose(*contexts, atol=1e-5)
 
 
 def test_same_latents_prediction_and_scale(both, concept):
     image = demo_assets.subject().photos[0].pixels[None]
-    latents = [m.encode_images(image, 0) for m in both]
+    latents = [m.encode_images(image, 0).cpu() for m in both]
     assert torch.allclose(*latents, atol=1e-4)
     timestep = torch.tensor([10, 500, 990])
     sigma = [m.sigma(timestep) for m in both]
@@ -47,8 +47,9 @@ def test_same_latents_prediction_and_scale(both, concept):
     guesses = []
     for model in both:
         with model.training(3, 64):
-            context = model.encode(["a photo of a cup"], [{}]).select(torch.zeros(3, dtype=torch.long))
-            guesses.append(model.denoise(noisy, sigma[0], context).detach())
+            rows = torch.zeros(3, dtype=torch.long, device=model.device)
+            context = model.encode(["a photo of a cup"], [{}]).select(rows)
+            guesses.append(model.denoise(noisy.to(model.device), sigma[0].to(model.device), context).detach().cpu())
     assert torch.allclose(*guesses, atol=2e-3)
     assert torch.allclose(*(m.output_scale(sigma[0]) for m in both), rtol=1e-4)
 
@@ -58,13 +59,14 @@ def test_same_attention(both):
     image = demo_assets.subject().photos[0].pixels[None].repeat(2, 1, 1, 1)
     found = []
     for model in both:
-        latents = model.encode_images(image, 0)
+        latents = model.encode_images(image, 0).cpu()
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
         sigma = model.sigma(torch.tensor([100, 400]))
         found.append(model.attention(latents + sigma.view(-1, 1, 1, 1) * noise, sigma, "a photo of a cup", 1024))
     assert [layer.shape for layer in found[0]] == [layer.shape for layer in found[1]] and len(found[0]) == 7
     for ours, theirs in zip(*found, strict=True):
-        assert torch.allclose(ours.cross, theirs.cross, atol=2e-3) and torch.allclose(ours.same, theirs.same, atol=2e-3)
+        assert torch.allclose(ours.cross.cpu(), theirs.cross.cpu(), atol=2e-3)
+        assert torch.allclose(ours.same.cpu(), theirs.same.cpu(), atol=2e-3)
     assert both[0].side == both[1].side == 64
 
 
@@ -81,7 +83,7 @@ def test_diffusers_own_loader_reads_the_file(both, concept, tmp_path):
     pipeline.load_textual_inversion(str(path), token="<rex>")
     prompt = pipeline.maybe_convert_prompt("a photo of a <rex> on a beach", pipeline.tokenizer)
     ids = pipeline.tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids
-    theirs = pipeline.text_encoder(ids)[0]
+    theirs = pipeline.text_encoder(ids.to(both[1].device))[0].cpu()
     pipeline.unload_textual_inversion()
     ours = both[0].encode([f"a photo of a {SUBJECT} on a beach"], [{SUBJECT: load_concept(path).vectors}]).tokens
-    assert torch.allclose(theirs, ours, atol=1e-5)
+    assert torch.allclose(theirs, ours.cpu(), atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -172,6 +173,36 @@ def test_models_that_are_pushed_out_during_a_preview_come_back(host_model, comfy
         assert torch.allclose(patched.model.state_dict()[key], plain + 1)
         comfy.model_management.unload_all_models()
         assert torch.equal(model.patcher.model.state_dict()[key], plain)
+
+
+@pytest.mark.parametrize("kind", ["TI", "NeTI"])
+def test_models_that_are_moved_to_a_gpu_train_the_same(host_model, comfy, monkeypatch, kind):
+    """A GPU's host puts new memory under the weights each time it loads or unloads them; a CPU's leaves them there."""
+    import comfy.model_patcher
+
+    patcher, photos = comfy.model_patcher.ModelPatcher, demo_assets.subject()
+    settings = dataclasses.replace(SHORT, representation=kind)
+    with torch.inference_mode():
+        still = train(host_model(), photos, settings)[0]
+    for name in ("load", "detach"):
+        monkeypatch.setattr(patcher, name, _and_move(getattr(patcher, name)))
+    with torch.inference_mode():
+        moved = host_model()
+        comfy.model_management.unload_all_models()
+        learnt = [train(moved, photos, settings)[0] for _ in range(2)]
+    for one in learnt:
+        assert all(torch.equal(one.vectors[key], still.vectors[key]) for key in still.vectors)
+    weights = [*moved.patcher.model.parameters(), *moved.clip.cond_stage_model.parameters()]
+    assert all(p.is_inference() for p in weights), "weights were moved in another mode than the host's"
+
+
+def _and_move(method):
+    def then_move(self, *args, **kwargs):
+        found = method(self, *args, **kwargs)
+        self.model._apply(lambda tensor: tensor.clone())  # as Module.to(device) has it
+        return found
+
+    return then_move
 
 
 def test_models_that_do_not_belong_together_are_refused(host_model):
