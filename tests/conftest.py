@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers and
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from attractor_pack.tools.graphs import node
 from attractor_pack.tools.host import Host, fetch
 from attractor_pack.tools.models import link_into
@@ -32,13 +33,13 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def comfy():
-    """ComfyUI's modules in this process, on the CPU."""
+    """ComfyUI's modules in this process, on the CPU where there is no GPU."""
     path = str(fetch())
     if path not in sys.path:
         sys.path.append(path)
     import comfy.cli_args
 
-    comfy.cli_args.args.cpu = True
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()
     import comfy.model_management
 
     return comfy

@@ -33,9 +33,10 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, in short."""
+    """The commit that is checked out, in short; COMMIT where the files lie there without their repository."""
     git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    found = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return found or os.environ.get("COMMIT", "")
 
 
 def write_record(name: str, figures: Mapping[str, float], **facts: Any) -> dict:

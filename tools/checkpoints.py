@@ -66,11 +66,12 @@ def _state(kind: str, dtype: Any) -> dict:
 
 def _fill(module: Any, torch: Any) -> None:
     """Numbers of a sound size, so that nothing over- or underflows, and norms that let their input through."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.no_grad():
         for name, tensor in module.named_parameters():
             if tensor.ndim > 1:
                 scale = 0.014 if "embedding" in name else 0.7 * tensor[0].numel() ** -0.5
-                tensor.copy_(torch.randn(tensor.shape) * scale)
+                tensor.copy_(torch.randn(tensor.shape, device=device) * scale)
             else:
                 tensor.fill_(0.0)
         for child in module.modules():  # by type: the residual blocks' norms have no "norm" in their names

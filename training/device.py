@@ -2,27 +2,68 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import torch.utils.deterministic
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_REPEATABLE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # cuDNN's is not
 
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Deterministic kernels where there are any: sums of several threads would differ in the last bit each time."""
+    """Deterministic kernels where there are any: sums of several threads would differ in the last bit each time.
+
+    Operations that have no such kernel go on with the one they have.
+    """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
-    fill = memory.fill_uninitialized_memory
+    fill, attention = memory.fill_uninitialized_memory, F.scaled_dot_product_attention
     try:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        _leniently()
         memory.fill_uninitialized_memory = False
+        if torch.cuda.is_available():
+            F.scaled_dot_product_attention = functools.partial(_repeatable, attention)
         yield
     finally:
+        F.scaled_dot_product_attention = attention
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         memory.fill_uninitialized_memory = fill
+
+
+def _repeatable(attention: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Attention whose backward gives the same numbers twice on a GPU.
+
+    The fused kernels have such a backward, but take it only while nothing is let off with a warning; elsewhere that
+    strictness would be an error (cuBLAS asks for an environment variable), so it lasts for this node of the graph.
+    """
+    if not torch.is_grad_enabled():
+        return attention(*args, **kwargs)
+    with sdpa_kernel(_REPEATABLE):
+        out = attention(*args, **kwargs)
+    node: Any = out.grad_fn
+    for _ in range(3):  # views of the result may lie in front of it
+        if node is None or "DotProduct" in node.name():
+            break
+        node = node.next_functions[0][0] if node.next_functions else None
+    if node is not None and "DotProduct" in node.name():
+        node.register_prehook(_strictly)
+        node.register_hook(_leniently)
+    return out
+
+
+def _strictly(*_: Any) -> None:
+    torch.use_deterministic_algorithms(True, warn_only=False)
+
+
+def _leniently(*_: Any) -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

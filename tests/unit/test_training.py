@@ -1,12 +1,15 @@
 """The rules of the training loop: what is measured, when the background is done, and which step is kept."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.attractor.loss import context_drift
 from attractor_pack.training.augment import change_background, shift_colours
+from attractor_pack.training.device import _repeatable, deterministic
 from attractor_pack.training.history import has_settled, latest_as_good
 from attractor_pack.training.measuring import Measuring
 from attractor_pack.training.objective import fixed_draws
@@ -115,6 +118,24 @@ def test_rates_warm_up_then_fall_or_stay():
         factors = [rate_factor(schedule, i, 200) for i in range(200)]
         assert factors[0] == pytest.approx(0.1) and max(factors) == 1.0 == factors[10]
         assert factors[-1] == pytest.approx(last, abs=0.01)
+
+
+def test_attention_is_strict_about_repeating_itself_in_its_own_backward_alone():
+    """What a GPU gets in the place of torch's attention, on the CPU: same numbers, and leave to warn elsewhere."""
+    q, k, v = (torch.randn(2, 4, 8, 16, generator=torch.Generator().manual_seed(i), requires_grad=True)
+               for i in range(3))  # fmt: skip
+    found, modes = [], []
+    for attention in (F.scaled_dot_product_attention, partial(_repeatable, F.scaled_dot_product_attention)):
+        with deterministic():
+            inside = attention(q * 1, k, v)
+            before = q.register_hook(lambda _: modes.append(torch.is_deterministic_algorithms_warn_only_enabled()))
+            node = inside.grad_fn
+            node.register_prehook(lambda _: modes.append(torch.is_deterministic_algorithms_warn_only_enabled()))
+            found.append(torch.autograd.grad(inside.square().sum(), (q, k, v)))
+            before.remove()
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert modes == [True, True, False, True]  # node and what comes after it: torch's own, then ours
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_running_mean_is_not_held_back_by_its_start():

@@ -1,6 +1,6 @@
 """`make bench-speed`: what a training step, a NeTI picture and a whole training cost beside the least they could.
 
-Writes docs/benchmarks/speed.json and its section of docs/benchmarks.md.
+Writes docs/benchmarks/speed.json, or speed_gpu.json where there is a GPU, and its section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -12,29 +12,34 @@ from collections.abc import Sequence
 import torch
 
 from .. import benchmarks, checkpoints
-from . import many, rival, steps
+from . import gpu, many, rival, steps
 from .memory import beyond_weights
 
-PARTS = ("demo", "together", "diffusers", "sd15")
+PARTS = ("demo", "together", "diffusers", "sd15", "gpu")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the parts that are asked for and print them; `--write` keeps them, when all were."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    here = PARTS if torch.cuda.is_available() else PARTS[:-1]
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(here))
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks, telling which parts were run")
     chosen = parser.parse_args(argv)
     checkpoints.import_host()
     figures: dict[str, float] = {"threads": torch.get_num_threads()}
     for part in PARTS:
         if part in chosen.parts:
-            found = {"demo": demo, "together": together, "diffusers": diffusers, "sd15": sd15}[part]()
+            found = {"demo": demo, "together": together, "diffusers": diffusers, "sd15": sd15,
+                     "gpu": gpu.measure}[part]()
             figures |= found
             for name, value in found.items():
                 print(f"{name:44s} {value:.4f}", flush=True)
     if chosen.write:
-        record = benchmarks.write_record("speed", figures, parts=chosen.parts)
-        benchmarks.write_section("speed", "Speed, beside the least it could cost", _section(record, figures))
+        on_gpu = torch.cuda.is_available()
+        name = "speed_gpu" if on_gpu else "speed"
+        title = f"Speed{' on a GPU' if on_gpu else ''}, beside the least it could cost"
+        record = benchmarks.write_record(name, figures, parts=chosen.parts)
+        benchmarks.write_section(name, title, _section(record, figures) + gpu.section(figures))
     return 0
 
 

@@ -30,6 +30,8 @@ def beyond_weights(host: Any, resolution: int, checkpointing: bool) -> dict[str,
         with host.training(1, resolution), suppress(_Enough):
             if checkpointing:
                 host.save_memory()
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated() if cuda else _reset()
             run.learn_subject()
     peak = torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")

@@ -29,6 +29,7 @@ class Script:
         self.pipe, self.photos, self.batch, self.side = pipeline, photos, batch, resolution
         self.tokenizer, self.encoder = pipeline.tokenizer, pipeline.text_encoder
         self.table = self.encoder.get_input_embeddings().weight
+        self.device, self.dtype = self.table.device, next(pipeline.unet.parameters()).dtype
         for module in (pipeline.unet, pipeline.vae, self.encoder):
             module.requires_grad_(False)
         self.table.requires_grad_(True)
@@ -39,28 +40,32 @@ class Script:
             self.table[self.token] = self.table[self.word]
         self.optimiser = torch.optim.AdamW([self.table], lr=rate, weight_decay=1e-2)
         self.generator = torch.Generator().manual_seed(seed)
-        self.alphas = pipeline.scheduler.alphas_cumprod.float()
+        self.alphas = pipeline.scheduler.alphas_cumprod.float().to(self.device)
+        self.predicts_velocity = pipeline.scheduler.config.prediction_type == "v_prediction"
 
     def step(self) -> float:
         """One step; its loss."""
         pick = torch.randint(len(self.photos.photos), (self.batch,), generator=self.generator)
         images = torch.stack([view(self.photos.photos[int(i)], self.side, 1.0, False, self.generator)[0] for i in pick])
         with torch.no_grad():
-            latents = self.pipe.vae.encode(images * 2 - 1).latents * self.pipe.vae.config.scaling_factor
-        noise = torch.randn(latents.shape, generator=self.generator)
-        timestep = torch.randint(len(self.alphas), (self.batch,), generator=self.generator)
+            encoded = self.pipe.vae.encode((images * 2 - 1).to(self.device, self.dtype))
+            latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.sample()
+            latents = latents.float() * self.pipe.vae.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=self.generator).to(self.device)
+        timestep = torch.randint(len(self.alphas), (self.batch,), generator=self.generator).to(self.device)
         alpha = self.alphas[timestep].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         ids = self.tokenizer("a photo of a", padding="max_length", max_length=77)["input_ids"]
         ids[5:6], ids[6] = [self.token], self.tokenizer.eos_token_id
-        tokens = self.encoder(torch.tensor([ids] * self.batch))[0]
-        output = self.pipe.unet(noisy, timestep, encoder_hidden_states=tokens).sample
-        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents  # the demo predicts velocity
-        value = F.mse_loss(output, target)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            tokens = self.encoder(torch.tensor([ids] * self.batch, device=self.device))[0].to(self.dtype)
+            output = self.pipe.unet(noisy.to(self.dtype), timestep, encoder_hidden_states=tokens).sample
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents if self.predicts_velocity else noise
+        value = F.mse_loss(output.float(), target)
         value.backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
-        others = torch.ones(len(self.table), dtype=torch.bool)
+        others = torch.ones(len(self.table), dtype=torch.bool, device=self.device)
         others[self.token] = False
         with torch.no_grad():
             self.table[others] = self.before[others]

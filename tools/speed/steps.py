@@ -24,27 +24,42 @@ class _Enough(Exception):
     """Has seen what it wanted."""
 
 
+def now() -> float:
+    """Seconds, when the GPU has done all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class _InTurns(Silent):
-    """After each step of ours does a step of the other, and takes the time of both."""
+    """After each step of ours does a step of the other, and takes the time of both.
+
+    On a GPU turns are of several steps each, with nothing waited for in between, as in a training.
+    """
 
     def __init__(self, other: Callable[[], object], stop_after: int):
-        self._other, self._stop_after, self._last = other, stop_after, time.perf_counter()
+        self._other, self._stop_after, self._last = other, stop_after, now()
+        self._turn, self._taken = 5 if torch.cuda.is_available() else 1, 0
         self.ours: list[float] = []
         self.others: list[float] = []
 
     def step(self, done: int, total: int, value: float, phase: str) -> None:
         """The other's turn."""
-        now = time.perf_counter()
-        self.ours.append(now - self._last)
-        self._other()
-        self._last = time.perf_counter()
-        self.others.append(self._last - now)
-        if len(self.ours) >= self._stop_after:
+        self._taken += 1
+        if self._taken % self._turn:
+            return
+        here = now()
+        self.ours.append((here - self._last) / self._turn)
+        for _ in range(self._turn):
+            self._other()
+        self._last = now()
+        self.others.append((self._last - here) / self._turn)
+        if self._taken >= self._stop_after:
             raise _Enough
 
     def begin(self) -> None:
         """The time of the first step starts here."""
-        self._last = time.perf_counter()
+        self._last = now()
 
     def ratio(self) -> tuple[float, float, float]:
         """Ours over the other's, and the seconds of each: medians of the later half, so that measurements, which are
@@ -65,22 +80,8 @@ def step_over_bare(
     photos = demo_assets.subject()
     chosen = TrainSettings(steps=steps, background_steps=0, batch_size=batch, resolution=resolution, views=2,
                            **settings)  # fmt: skip
-    base = host.patcher.model
     with torch.inference_mode(False), deterministic():
-        side = host.encode_images(torch.zeros(1, 3, resolution, resolution), 0).shape
-        noisy = torch.randn(batch, *side[1:], device=host.device)
-        context = torch.randn(batch, 77, sum(host.widths.values()), device=host.device, requires_grad=True)
-        sigma = torch.full((batch,), 1.0, device=host.device)
-
-        def bare() -> None:
-            from ...nodes.host.model import _differentiable_attention
-
-            options = {"optimized_attention_override": _differentiable_attention}
-            out = base.apply_model(noisy, sigma, c_crossattn=context, transformer_options=options)
-            out.square().mean().backward()
-            context.grad = None
-
-        watcher = _InTurns(bare, stop_after)
+        watcher = _InTurns(bare(host, batch, resolution), stop_after)
         run = TrainingRun(host, photos.with_photos(photos.photos[:4]), chosen, None, watcher)
         with host.training(batch, resolution), suppress(_Enough):
             watcher.begin()
@@ -88,13 +89,33 @@ def step_over_bare(
         draws = run.measuring.draws(run.views, 2, 32)
         with host.training(batch, resolution):
             run.measuring.losses(run.views, draws[:1], run.backgrounds, "subject", run.history)
-            began = time.perf_counter()
+            began = now()
             run.measuring.losses(run.views, draws, run.backgrounds, "subject", run.history)
-            measuring = time.perf_counter() - began
+            measuring = now() - began
     ratio, ours, other = watcher.ratio()
     shared_out = measuring / run.measuring.every(400, draws)
     return {"over_bare": ratio, "seconds": ours, "bare_seconds": other,
             "with_measuring": ratio * (1 + shared_out / ours), "measuring_seconds": measuring}  # fmt: skip
+
+
+def bare(host: Any, batch: int, resolution: int) -> Callable[[], None]:
+    """A forward and backward of the host's U-Net, with the gradient to the context only. To be called in training()."""
+    from ...nodes.host.model import _differentiable_attention
+
+    base = host.patcher.model
+    channels, side = base.latent_format.latent_channels, resolution // 8
+    noisy = torch.randn(batch, channels, side, side, device=host.device)
+    context = torch.randn(batch, 77, sum(host.widths.values()), device=host.device, requires_grad=True)
+    sigma = torch.full((batch,), 1.0, device=host.device)
+    extra = {"y": torch.randn(batch, base.adm_channels, device=host.device)} if base.adm_channels else {}
+
+    def step() -> None:
+        options = {"optimized_attention_override": _differentiable_attention}
+        out = base.apply_model(noisy, sigma, c_crossattn=context, transformer_options=options, **extra)
+        out.square().mean().backward()
+        context.grad = None
+
+    return step
 
 
 def full_size_host(kind: str) -> Any:
@@ -144,7 +165,7 @@ def sampling_over_stock(host: Any, steps: int, resolution: int, rounds: int) -> 
         for seed in range(rounds + 1):
             kept: tuple = ()
             for name in taken:
-                began = time.perf_counter()
+                began = now()
                 if name == "neti":
                     kept = prompted(host.patcher, host.clip, prompt, concept)
                     paint(*kept, seed)
@@ -152,6 +173,6 @@ def sampling_over_stock(host: Any, steps: int, resolution: int, rounds: int) -> 
                     paint(*kept, seed)
                 else:
                     paint(host.patcher, conditioning(host.clip, prompt, concept), seed)
-                taken[name].append(time.perf_counter() - began)
+                taken[name].append(now() - began)
     neti, again, stock = (float(np.median(of[1:])) for of in taken.values())
     return {"over_stock": neti / stock, "next_over_stock": again / stock, "seconds": neti, "stock_seconds": stock}
