@@ -15,13 +15,14 @@ from .. import benchmarks, checkpoints
 from . import gpu, many, rival, steps
 from .memory import beyond_weights
 
-PARTS = ("demo", "together", "diffusers", "sd15", "gpu")
+ON_GPU = {"sd15_gpu": gpu.sd15, "sdxl_gpu": gpu.sdxl, "training_gpu": gpu.training}
+PARTS = ("demo", "together", "diffusers", "sd15", *ON_GPU)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the parts that are asked for and print them; `--write` keeps them, when all were."""
     parser = argparse.ArgumentParser(description=__doc__)
-    here = PARTS if torch.cuda.is_available() else PARTS[:-1]
+    here = PARTS if torch.cuda.is_available() else PARTS[: -len(ON_GPU)]
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(here))
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks, telling which parts were run")
     chosen = parser.parse_args(argv)
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for part in PARTS:
         if part in chosen.parts:
             found = {"demo": demo, "together": together, "diffusers": diffusers, "sd15": sd15,
-                     "gpu": gpu.measure}[part]()
+                     **ON_GPU}[part]()
             figures |= found
             for name, value in found.items():
                 print(f"{name:44s} {value:.4f}", flush=True)

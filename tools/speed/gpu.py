@@ -1,8 +1,7 @@
-"""A training at SD1.5's and SDXL's own size on a GPU, in bfloat16, with random weights: `bench-speed --parts gpu`."""
+"""A training at SD1.5's and SDXL's own size on a GPU, in bfloat16, with random weights."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -23,18 +22,37 @@ _NAMES = {"sd15": "SD1.5", "sdxl": "SDXL"}
 _MATRIX = 8192
 
 
-def measure(kinds: tuple[str, ...] = tuple(SIZES)) -> dict[str, float]:
-    """Rates, shares and memory of each kind, by name. Raises RuntimeError without a GPU."""
-    if not torch.cuda.is_available():
-        raise RuntimeError("--parts gpu: torch sees no CUDA GPU here; run it on a machine that has one.")
-    import comfy.cli_args
+def sd15() -> dict[str, float]:
+    """Rates, shares and memory of SD1.5, by name."""
+    return _of("sd15")
 
+
+def sdxl() -> dict[str, float]:
+    """The same of SDXL."""
+    return _of("sdxl")
+
+
+def training() -> dict[str, float]:
+    """Seconds of a training of SD1.5 with the node's own settings, photos encoded and measured, two held out."""
+    resolution, batch = SIZES["sd15"]
+    host, photos = _host("sd15"), demo_assets.subject()
+    train_set, held_out = photos.with_photos(photos.photos[:5]), photos.with_photos(photos.photos[5:7])
+    began = steps.now()
+    _, history = train(host, train_set, TrainSettings(resolution=resolution, batch_size=batch), held_out)
+    return {"gpu.sd15.training_seconds": steps.now() - began, "gpu.sd15.training_steps": float(len(history.losses))}
+
+
+def _host(kind: str) -> Any:
+    """Raises RuntimeError without a GPU."""
+    if not torch.cuda.is_available():
+        raise RuntimeError("torch sees no CUDA GPU here: run this part on a machine that has one.")
+    import comfy.cli_args
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    torch.cuda.empty_cache()
     comfy.cli_args.args.bf16_unet = True
-    figures = {"gpu.attainable_tflops": attainable()}
-    for kind in kinds:
-        figures |= {f"gpu.{kind}.{k}": v for k, v in _of(kind, *SIZES[kind], figures["gpu.attainable_tflops"]).items()}
-        torch.cuda.empty_cache()
-    return figures
+    return steps.full_size_host(kind)
 
 
 def section(figures: dict[str, float]) -> str:
@@ -68,7 +86,7 @@ def section(figures: dict[str, float]) -> str:
         row("the next picture of the same prompt", "neti_sampling.next_over_stock"),
     ]  # fmt: skip
     head = (f"\n\nIn bfloat16 with random weights; the attainable rate is that of a product of {_MATRIX} x {_MATRIX} "
-            f"matrices here, {figures['gpu.attainable_tflops']:.0f} TFLOP/s.\n\n")  # fmt: skip
+            f"matrices here, {figures[f'gpu.{kinds[0]}.attainable_tflops']:.0f} TFLOP/s.\n\n")  # fmt: skip
     return head + "\n".join(rows)
 
 
@@ -78,11 +96,10 @@ def attainable() -> float:
     return 2 * _MATRIX**3 / _seconds(lambda: a @ b) / 1e12
 
 
-def _of(kind: str, resolution: int, batch: int, attainable_tflops: float) -> dict[str, float]:
-    began = time.perf_counter()
-    host = steps.full_size_host(kind)
-    found = {"load_seconds": time.perf_counter() - began, "resolution": resolution, "batch": batch}
-    found |= steps.step_over_bare(host, batch, resolution, 1000, 50)
+def _of(kind: str) -> dict[str, float]:
+    host, (resolution, batch), rate = _host(kind), SIZES[kind], attainable()
+    found = {"attainable_tflops": rate}
+    found |= steps.step_over_bare(host, batch, resolution, 1000, 40)
     with torch.inference_mode(False), host.training(batch, resolution):
         bare = steps.bare(host, batch, resolution)
         found["bare_free_seconds"] = _seconds(bare)  # any kernels, not only those that give the same numbers twice
@@ -90,27 +107,17 @@ def _of(kind: str, resolution: int, batch: int, attainable_tflops: float) -> dic
             bare()
     found["over_bare_free"] = found["seconds"] / found["bare_free_seconds"]
     found["tflop"] = counted.get_total_flops() / 1e12
-    found["share_of_attainable"] = found["tflop"] / found["seconds"] / attainable_tflops
-    found["bare_share_of_attainable"] = found["tflop"] / found["bare_free_seconds"] / attainable_tflops
+    found["share_of_attainable"] = found["tflop"] / found["seconds"] / rate
+    found["bare_share_of_attainable"] = found["tflop"] / found["bare_free_seconds"] / rate
     weights = [host.patcher.model, host.clip.cond_stage_model]
     found["weights_gib"] = sum(p.numel() * p.element_size() for m in weights for p in m.parameters()) / 2**30
     for name, checkpointing in (("plain", False), ("checkpointed", True)):
         found |= {f"{name}.{k}": v for k, v in beyond_weights(host, resolution, checkpointing).items()}
     if kind == "sd15":
-        found |= _whole_training(host, resolution, batch)
         found |= {f"neti_sampling.{k}": v for k, v in steps.sampling_over_stock(host, 20, resolution, 3).items()}
         found["diffusers.seconds"] = _script_seconds(resolution, batch, host.device)
         found["steps_over_diffusers"] = found["diffusers.seconds"] / found["seconds"]
-    return found
-
-
-def _whole_training(host: Any, resolution: int, batch: int) -> dict[str, float]:
-    """Seconds of a training with the node's own settings, photos encoded and measured, two of them held out."""
-    photos = demo_assets.subject()
-    train_set, held_out = photos.with_photos(photos.photos[:5]), photos.with_photos(photos.photos[5:7])
-    began = steps.now()
-    _, history = train(host, train_set, TrainSettings(resolution=resolution, batch_size=batch), held_out)
-    return {"training_seconds": steps.now() - began, "training_steps": float(len(history.losses))}
+    return {f"gpu.{kind}.{name}": value for name, value in found.items()}
 
 
 def _script_seconds(resolution: int, batch: int, device: torch.device) -> float:
