@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -15,7 +17,7 @@ from .. import benchmarks, checkpoints
 from . import gpu, many, rival, steps
 from .memory import beyond_weights
 
-ON_GPU = {"sd15_gpu": gpu.sd15, "sdxl_gpu": gpu.sdxl, "training_gpu": gpu.training}
+ON_GPU = {"sd15_gpu": gpu.sd15, "training_gpu": gpu.training, "sdxl_gpu": gpu.sdxl}
 PARTS = ("demo", "together", "diffusers", "sd15", *ON_GPU)
 
 
@@ -25,13 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = PARTS if torch.cuda.is_available() else PARTS[: -len(ON_GPU)]
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(here))
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks, telling which parts were run")
+    parser.add_argument("--keep", type=Path, help="a folder for the random checkpoints of the GPU's parts")
     chosen = parser.parse_args(argv)
+    parts = {"demo": demo, "together": together, "diffusers": diffusers, "sd15": sd15}
+    parts |= {name: partial(measure, chosen.keep) for name, measure in ON_GPU.items()}
     checkpoints.import_host()
     figures: dict[str, float] = {"threads": torch.get_num_threads()}
     for part in PARTS:
         if part in chosen.parts:
-            found = {"demo": demo, "together": together, "diffusers": diffusers, "sd15": sd15,
-                     **ON_GPU}[part]()
+            found = parts[part]()
             figures |= found
             for name, value in found.items():
                 print(f"{name:44s} {value:.4f}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,27 +23,27 @@ _NAMES = {"sd15": "SD1.5", "sdxl": "SDXL"}
 _MATRIX = 8192
 
 
-def sd15() -> dict[str, float]:
-    """Rates, shares and memory of SD1.5, by name."""
-    return _of("sd15")
+def sd15(kept: Path | None) -> dict[str, float]:
+    """Rates, shares and memory of SD1.5, by name. kept: see full_size_host."""
+    return _of("sd15", kept)
 
 
-def sdxl() -> dict[str, float]:
+def sdxl(kept: Path | None) -> dict[str, float]:
     """The same of SDXL."""
-    return _of("sdxl")
+    return _of("sdxl", kept)
 
 
-def training() -> dict[str, float]:
+def training(kept: Path | None) -> dict[str, float]:
     """Seconds of a training of SD1.5 with the node's own settings, photos encoded and measured, two held out."""
     resolution, batch = SIZES["sd15"]
-    host, photos = _host("sd15"), demo_assets.subject()
+    host, photos = _host("sd15", kept), demo_assets.subject()
     train_set, held_out = photos.with_photos(photos.photos[:5]), photos.with_photos(photos.photos[5:7])
     began = steps.now()
     _, history = train(host, train_set, TrainSettings(resolution=resolution, batch_size=batch), held_out)
     return {"gpu.sd15.training_seconds": steps.now() - began, "gpu.sd15.training_steps": float(len(history.losses))}
 
 
-def _host(kind: str) -> Any:
+def _host(kind: str, kept: Path | None) -> Any:
     """Raises RuntimeError without a GPU."""
     if not torch.cuda.is_available():
         raise RuntimeError("torch sees no CUDA GPU here: run this part on a machine that has one.")
@@ -52,7 +53,7 @@ def _host(kind: str) -> Any:
     comfy.model_management.unload_all_models()
     torch.cuda.empty_cache()
     comfy.cli_args.args.bf16_unet = True
-    return steps.full_size_host(kind)
+    return steps.full_size_host(kind, kept)
 
 
 def section(figures: dict[str, float]) -> str:
@@ -96,8 +97,8 @@ def attainable() -> float:
     return 2 * _MATRIX**3 / _seconds(lambda: a @ b) / 1e12
 
 
-def _of(kind: str) -> dict[str, float]:
-    host, (resolution, batch), rate = _host(kind), SIZES[kind], attainable()
+def _of(kind: str, kept: Path | None) -> dict[str, float]:
+    host, (resolution, batch), rate = _host(kind, kept), SIZES[kind], attainable()
     found = {"attainable_tflops": rate}
     found |= steps.step_over_bare(host, batch, resolution, 1000, 40)
     with torch.inference_mode(False), host.training(batch, resolution):

@@ -88,7 +88,7 @@ def step_over_bare(
             run.learn_subject(0)
         draws = run.measuring.draws(run.views, 2, 32)
         with host.training(batch, resolution):
-            run.measuring.losses(run.views, draws[:1], run.backgrounds, "subject", run.history)
+            run.measuring.losses(run.views, draws, run.backgrounds, "subject", run.history)
             began = now()
             run.measuring.losses(run.views, draws, run.backgrounds, "subject", run.history)
             measuring = now() - began
@@ -118,16 +118,17 @@ def bare(host: Any, batch: int, resolution: int) -> Callable[[], None]:
     return step
 
 
-def full_size_host(kind: str) -> Any:
-    """A HostModel of full size with random weights, by the stock loader."""
+def full_size_host(kind: str, kept: Path | None = None) -> Any:
+    """A HostModel of full size with random weights, by the stock loader. kept: a folder where its file stays."""
     checkpoints.import_host()
     import comfy.sd
 
     from ...nodes.host.model import HostModel
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{kind}.safetensors"
-        checkpoints.write(kind, path)
+        path = (kept or Path(folder)) / f"{kind}.safetensors"
+        if not path.is_file():
+            checkpoints.write(kind, path)
         with torch.inference_mode():
             model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(str(path))
             host = HostModel(model, clip, vae)
