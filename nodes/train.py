@@ -192,7 +192,8 @@ class Train(io.ComfyNode):
 def _memory(host, settings) -> str:
     """The estimate that is shown before the first step."""
     samples = min(sum(s.batch_size for s in settings), most_together(settings[0].resolution))
-    needed = host.memory_of_a_step(max(samples, settings[0].batch_size), settings[0].resolution) / 2**30
+    first = settings[0]
+    needed = host.memory_of_a_step(max(samples, first.batch_size), first.resolution, first.checkpointing) / 2**30
     free = host.memory_free() / 2**30
     text = f"A step takes about {needed:.1f} GiB beyond the models; {free:.1f} GiB are free on {host.device} now."
     if needed > free:

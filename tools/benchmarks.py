@@ -33,10 +33,9 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, in short; COMMIT where the files lie there without their repository."""
+    """The commit that is checked out, in short."""
     git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return found or os.environ.get("COMMIT", "")
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def write_record(name: str, figures: Mapping[str, float], **facts: Any) -> dict:

@@ -26,7 +26,9 @@ from .borrow import (
 )
 from .dynamic import for_training, whole, whole_clip
 
-_MIB_A_BYTE = 0.07  # of a step, for each latent cell and byte of the precision: 1.12 GiB of float32 at 64 x 64
+# of a step, for each latent cell: measured at 512 px with SD1.5, at 1024 px with SDXL, bfloat16 on a GPU
+_MIB_A_CELL, _MIB_A_CELL_SDXL = 0.29, 0.49
+_CHECKPOINTED = 0.52  # of it with checkpointing
 
 
 class HostModel:
@@ -142,14 +144,16 @@ class HostModel:
         yield
         self._borrow()
 
-    def memory_of_a_step(self, batch_size: int, resolution: int) -> int:
-        """Bytes that a step without checkpointing is likely to take beyond the weights.
+    def memory_of_a_step(self, batch_size: int, resolution: int, checkpointing: bool = False) -> int:
+        """Bytes that a step is likely to take beyond the weights.
 
-        By the host's own factor of the model, and what a step of SD1.5 at 512 pixels was measured to take
-        (`make bench-speed`); other models were not measured.
+        By what steps of SD1.5 and SDXL were measured to take (`make bench-speed`; float32 on a CPU takes no more than
+        bfloat16 on a GPU, float32 on a GPU was not measured and is taken for twice as much).
         """
         cells = batch_size * (resolution // 8) ** 2
-        return int(cells * self.compute_dtype.itemsize * _MIB_A_BYTE * self._base.memory_usage_factor * 2**20)
+        each = _MIB_A_CELL_SDXL if self._base.adm_channels > 0 else _MIB_A_CELL
+        wide = 2 if self.compute_dtype.itemsize > 2 and self.device.type != "cpu" else 1
+        return int(cells * each * wide * (_CHECKPOINTED if checkpointing else 1) * 2**20)
 
     def memory_free(self) -> int:
         """Bytes that are free on the model's device, as the host counts them."""
@@ -162,7 +166,7 @@ class HostModel:
         self._borrowed.callback(setattr, self, "_lent", False)
         channels, side = self._base.latent_format.latent_channels, self._size // 8
         forward = self.patcher.memory_required([self._batch_size * 3, channels, side, side])
-        memory = max(forward, self.memory_of_a_step(self._batch_size, self._size))
+        memory = max(forward, self.memory_of_a_step(self._batch_size, self._size, self._saves_memory))
         load([self.patcher, self.clip.patcher], memory)
         unet, encoder = self._base.diffusion_model, self.clip.cond_stage_model
         for lend in (ordinary_weights, frozen, norms_keep_their_input, differentiable_linears):

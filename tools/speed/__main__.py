@@ -100,7 +100,7 @@ def _demo_host():
 
 def _section(record: dict, figures: dict[str, float]) -> str:
     def row(what: str, name: str, asked: str) -> str:
-        return f"| {what} | {figures[name]:.2f} | {asked} |" if name in figures else f"| {what} | not run | {asked} |"
+        return f"| {what} | {figures[name]:.2f} | {asked} |" if name in figures else ""
 
     rows = [
         row("training step over the bare U-Net's forward and backward, demo, batch 8", "step_over_bare.demo_b8",
@@ -125,6 +125,9 @@ def _section(record: dict, figures: dict[str, float]) -> str:
         "takes turns in one process. Steps are medians of whole steps of the default training: drawing, prompts with "
         "subject and background, text encoder, U-Net, optimiser.\n\n"
     )
+    rows = [one for one in rows if one]
+    if not rows:
+        return head.strip()
     if "sd15.weights_gib" not in figures:
         return head + "\n".join(["| what | ratio | asked |", "|---|---|---|", *rows])
     plain, anew = (figures[f"sd15_512.{name}.beyond_gib"] for name in ("plain", "checkpointed"))
