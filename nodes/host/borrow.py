@@ -27,7 +27,7 @@ def ordinary_weights(*modules: nn.Module) -> Iterator[None]:
             tables: tuple[Any, Any] = (module._parameters, module._buffers)
             for table in tables:
                 for name, tensor in list(table.items()):
-                    if tensor is not None and not _may_be_saved(tensor):
+                    if tensor is not None and (tensor.is_inference() or is_between(tensor)):
                         table[name] = alias = ordinary(tensor)
                         taken.append((table, name, tensor, alias))
         yield
@@ -80,12 +80,14 @@ def _copy_input(_module: nn.Module, args: tuple) -> tuple:
     return (args[0].clone(), *args[1:]) if torch.is_grad_enabled() else args
 
 
-def _may_be_saved(tensor: Tensor) -> bool:
-    """Whether autograd takes a tensor: not one that was made under inference mode, nor one that was moved after."""
+def is_between(tensor: Tensor) -> bool:
+    """Whether a tensor was made under inference mode and moved to another device outside of it: not even views may be
+    taken of such a one.
+    """
     try:
-        return tensor._version >= 0
+        return not tensor.is_inference() and tensor._version < 0
     except RuntimeError:
-        return False
+        return True
 
 
 def ordinary(tensor: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from .borrow import (
     checkpointed,
     differentiable_linears,
     frozen,
+    is_between,
     norms_keep_their_input,
     ordinary,
     ordinary_weights,
@@ -324,9 +325,9 @@ def _own_weights(patcher: Any, part: str = "") -> str:
     All clones share one module, and the last one loaded leaves its patches there; the host keeps the originals.
     """
     module = patcher.model.get_submodule(part.rstrip("."))
-    own = {name: kept for name, kept in patcher.backup.items() if name.startswith(part)}
-    with torch.inference_mode():
-        return fingerprint(module, {name[len(part) :]: kept.weight for name, kept in own.items()})
+    own = {name: kept.weight for name, kept in patcher.backup.items() if name.startswith(part)}
+    readable = {name: ordinary(tensor) for name, tensor in module.state_dict().items() if is_between(tensor)}
+    return fingerprint(module, readable | {name[len(part) :]: weight for name, weight in own.items()})
 
 
 def patches_fingerprint(patcher: Any) -> str:

@@ -194,6 +194,11 @@ def test_models_that_are_moved_to_a_gpu_train_the_same(host_model, comfy, monkey
         assert all(torch.equal(one.vectors[key], still.vectors[key]) for key in still.vectors)
     weights = [*moved.patcher.model.parameters(), *moved.clip.cond_stage_model.parameters()]
     assert all(p.is_inference() for p in weights), "weights were moved in another mode than the host's"
+    known = moved.identity
+    comfy.model_management.unload_all_models()  # as another pack may do it, outside of inference mode
+    assert moved.identity == known
+    again, _ = train(moved, photos, settings)
+    assert torch.equal(again.vectors["l"], still.vectors["l"])
 
 
 def _and_move(method):

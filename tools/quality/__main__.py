@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks")
     chosen = parser.parse_args(argv)
     alone = APART.get(chosen.tables[0]) if len(chosen.tables) == 1 else None
-    if chosen.write and (chosen.short or chosen.methods or not (alone or set(chosen.tables) == set(TABLES[:2]))):
-        parser.error(f"--write keeps whole records: leave out --short and --methods, and give the tables "
-                     f"{' and '.join(TABLES[:2])}, or one of the others by itself")  # fmt: skip
+    if chosen.write and (chosen.short or chosen.methods or not (alone or set(chosen.tables) <= set(TABLES[:2]))):
+        parser.error(f"--write keeps whole tables: leave out --short and --methods, and give the tables "
+                     f"{' and '.join(TABLES[:2])}, one of these, or one of the others by itself")  # fmt: skip
     if chosen.short:
         chosen.subjects, chosen.seeds, chosen.pictures, chosen.settings = 2, 1, 2, ["same_shoot"]
         chosen.tables, chosen.methods = ["main"], ["floor", "ti_tuned", "ours"]
@@ -159,8 +160,6 @@ class _Bench:
             figures |= self._comparison(setting, table)
             if self.chosen.write:
                 sheet(benchmarks.FOLDER / f"quality_{setting}.jpg", self._jobs(group, methods, seeds), methods)
-        if self.chosen.write:
-            frontier(benchmarks.FOLDER / "quality_frontier.png", figures, self.chosen.settings, methods)
         return figures
 
     def masks(self) -> dict[str, float]:
@@ -227,20 +226,27 @@ class _Bench:
         return figures
 
     def write(self, figures: dict[str, float]) -> None:
-        """The record, and its section of the page."""
+        """The record, its section of the page and its picture; parts that were not run are those of the last record."""
         chosen = self.chosen
-        seeds = {"subjects": chosen.subjects, "training": chosen.seeds, "pictures": chosen.pictures,
-                 "training_varied": chosen.varied_seeds or chosen.seeds,
-                 "training_ablation": chosen.ablation_seeds}  # fmt: skip
+        last = benchmarks.FOLDER / "quality.json"
+        before = json.loads(last.read_text(encoding="utf-8")) if last.is_file() else {}
+        seeds = {"same_shoot": chosen.seeds, "varied": chosen.varied_seeds or chosen.seeds}
+        run = {setting: f"{chosen.subjects} subjects x {tables.seeds_in_words(seeds[setting])}"
+               for setting in chosen.settings if "main" in chosen.tables}  # fmt: skip
+        run |= {f"ablation.{setting}": f"{DEVELOP_SUBJECTS} subjects x {tables.seeds_in_words(chosen.ablation_seeds)}"
+                for setting in chosen.ablation_settings if "ablation" in chosen.tables}  # fmt: skip
+        now = f"{date.today().isoformat()}, {benchmarks.machine()}, commit {benchmarks.commit()}"
+        measured = before.get("measured", {}) | {part: f"{now}: {size}" for part, size in run.items()}
+        others = {name: value for name, value in before.get("figures", {}).items()
+                  if not name.startswith(tuple(f"{part}." for part in run))}  # fmt: skip
         tuned: dict[str, Any] = {n: vars(m.baseline) if m.baseline else m.settings for n, m in self.best.items()}
+        figures = others | figures
+        benchmarks.write_record("quality", figures, measured=measured, pictures=chosen.pictures, tuned=tuned)
         main = rows.main_table(self.best)
-        text = tables.section(figures, main, chosen.settings, chosen.tables, chosen.ablation_settings, seeds)
-        record = benchmarks.write_record("quality", figures, seeds=seeds, tuned=tuned)
-        head = (
-            f"`make bench-quality` on {record['date']}, {record['machine']}, commit {record['commit']}: "
-            f"{chosen.subjects} subjects x {chosen.seeds} training seeds ({seeds['training_varied']} where photos "
-            f"vary), 20 prompts x {chosen.pictures} pictures, "
-        )
+        settings = [setting for setting in SETTINGS if setting in measured]
+        frontier(benchmarks.FOLDER / "quality_frontier.png", figures, settings, main)
+        head = f"`make bench-quality`, 20 prompts x {chosen.pictures} pictures, "
+        text = tables.section(figures, main, measured)
         benchmarks.write_section("quality", "Quality: leak, subject and prompt where the truth is known", head + text)
 
     def _jobs(self, group: list[Case], methods: Sequence[Method], count: int | None = None) -> dict[str, list[Job]]:

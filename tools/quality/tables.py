@@ -25,9 +25,9 @@ ABOUT = (
     "masks get the same, by our saliency back end."
 )
 ABOUT_CHANGES = (
-    "Change against ours, on six subjects of a group of their own, {seeds}; an interval that excludes zero "
-    "is a change that is there. Background tokens per shoot are the shared ones where all photos are one shoot, "
-    "and those per photo where none share."
+    "Change against ours, on subjects of a group of their own; an interval that excludes zero is a change that is "
+    "there. Background tokens per shoot are the shared ones where all photos are one shoot, and those per photo where "
+    "none share."
 )
 ABOUT_REPRESENTATIONS = (
     "Same shoot. Each in our loop without masks and tokens, and with both, in the same number of steps, NeTI in three "
@@ -55,22 +55,17 @@ _COLUMNS = (("leak", "leak"), ("leak.full", "spelt out"), ("leak.partial", "half
 _WITH_INTERVAL = ("leak", "subject", "prompt", "gap")
 
 
-def section(
-    figures: Figures, methods: Sequence[Method], settings: Sequence[str], tables: Sequence[str],
-    ablated: Sequence[str], seeds: Mapping[str, int],
-) -> str:  # fmt: skip
-    """Everything below the heading."""
+def section(figures: Figures, methods: Sequence[Method], measured: Mapping[str, str]) -> str:
+    """Everything below the heading. measured: when, on what and how often each part was run."""
     text = [ABOUT]
-    for setting in settings:
-        text += [f"### {TITLES[setting]}", main_table(figures, setting, methods), comparison(figures, setting),
+    for setting in (one for one in TITLES if one in measured):
+        text += [f"### {TITLES[setting]}", f"{measured[setting]}.", main_table(figures, setting, methods),
+                 comparison(figures, setting),
                  f"![Pictures of two subjects](benchmarks/quality_{setting}.jpg)"]  # fmt: skip
     text.append("![Subject fidelity against leak](benchmarks/quality_frontier.png)")
-    if "ablation" in tables:
-        count = seeds["training_ablation"]
-        about = ABOUT_CHANGES.format(seeds=_seeds(count))
-        for setting in ablated:
-            text += [f"### One thing changed at a time, {setting.replace('_', ' ')}", about,
-                     change_table(figures, setting)]  # fmt: skip
+    for setting in (one for one in TITLES if f"ablation.{one}" in measured):
+        text += [f"### One thing changed at a time, {setting.replace('_', ' ')}",
+                 f"{measured[f'ablation.{setting}']}. {ABOUT_CHANGES}", change_table(figures, setting)]  # fmt: skip
     return "\n\n".join(part for part in text if part)
 
 
@@ -115,12 +110,13 @@ def _write_apart(
 ) -> None:  # fmt: skip
     own = {k: v for k, v in figures.items() if k.startswith(head or f"{name}.")}
     record = benchmarks.write_record(name, own, seeds=seeds)
-    words = {"subjects": f"{seeds['subjects']} subjects", "seeds": _seeds(seeds["training"])}
+    words = {"subjects": f"{seeds['subjects']} subjects", "seeds": seeds_in_words(seeds["training"])}
     opening = f"`make bench-{name}` on {record['date']}, {record['machine']}, commit {record['commit']}. "
     benchmarks.write_section(name, title, f"{opening}{about.format(**words)}\n\n{table(own)}")
 
 
-def _seeds(count: int) -> str:
+def seeds_in_words(count: int) -> str:
+    """How many training seeds."""
     return "one seed" if count == 1 else f"{count} seeds"
 
 
