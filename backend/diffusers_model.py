@@ -55,8 +55,8 @@ class DiffusersModel:
         return {name: f"diffusers {type(module).__name__} {fingerprint(module)}" for name, module in modules.items()}
 
     @contextmanager
-    def training(self, batch_size: int, resolution: int) -> Iterator[None]:
-        """Gradients on, weights frozen."""
+    def training(self, batch_size: int, resolution: int, checkpointing: bool = False) -> Iterator[bool]:
+        """Gradients on, weights frozen. Gives whether activations are computed anew in backward: when asked."""
         self._size = resolution
         modules = [self.pipeline.unet, self.pipeline.vae, *(e for _, e in self._encoders.values())]
         flags = [(p, p.requires_grad) for m in modules for p in m.parameters()]
@@ -64,8 +64,10 @@ class DiffusersModel:
         try:
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
+            if checkpointing:
+                self.save_memory()
             with torch.enable_grad():
-                yield
+                yield checkpointing
         finally:
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)

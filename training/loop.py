@@ -94,9 +94,9 @@ def train(
     try:
         with torch.inference_mode(False), deterministic():
             run = TrainingRun(model, subject, settings, held_out, watcher or Silent(), runs, start_from)
-            with model.training(settings.batch_size, settings.resolution):  # photos are encoded before weights are lent
-                if settings.checkpointing:
-                    model.save_memory()
+            # photos are encoded before weights are lent
+            with model.training(settings.batch_size, settings.resolution, settings.checkpointing) as anew:
+                run.note_memory(anew)
                 run.learn_background()
                 run.learn_subject(preview_every)
                 plain_loss = run.measure_plain()
@@ -388,6 +388,14 @@ class TrainingRun:
         self.generator.set_state(state)
         for parameter in (*self.representation.parameters(), *(v for b in self.backgrounds for v in b.values())):
             parameter.grad = None
+
+    def note_memory(self, anew: bool) -> None:
+        """Say that activations are computed anew where nobody has asked for it."""
+        if anew and not self.settings.checkpointing:
+            note = ("a step would take more memory than there is beside the models: activations are computed anew in "
+                    "backward from the start, which takes longer")  # fmt: skip
+            log.warning("Training: %s.", note)
+            self.history.notes.append(note)
 
     def _make_room(self) -> bool:
         """Take the next measure against running out of memory; False when there is none left."""

@@ -91,8 +91,13 @@ class DiffusionModel(Protocol):
         """Equal as long as the model gives the same attention: its weights and all that is patched on top of them."""
         ...
 
-    def training(self, batch_size: int, resolution: int) -> AbstractContextManager[None]:
-        """Load the models and let gradients reach embeddings; puts everything back as it was."""
+    def training(
+        self, batch_size: int, resolution: int, checkpointing: bool = False
+    ) -> AbstractContextManager[bool]:  # fmt: skip
+        """Load the models and let gradients reach embeddings; puts everything back as it was.
+
+        Gives whether activations are computed anew in backward: when asked, and where memory is short for a step.
+        """
         ...
 
     def save_memory(self) -> bool:

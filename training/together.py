@@ -92,9 +92,10 @@ def train_together(model: DiffusionModel, jobs: Sequence[Job]) -> list[tuple[Con
             for alike in _alike(jobs):
                 settings = [jobs[i].settings for i in alike]
                 batch = max(s.batch_size for s in settings) * len(alike)
-                with model.training(min(batch, most_together(settings[0].resolution)), settings[0].resolution):
-                    if any(s.checkpointing for s in settings):
-                        model.save_memory()
+                batch, side = min(batch, most_together(settings[0].resolution)), settings[0].resolution
+                with model.training(batch, side, any(s.checkpointing for s in settings)) as anew:
+                    for i in alike:
+                        runs[i].note_memory(anew)
                     _Batch(model, [runs[i] for i in alike], [jobs[i] for i in alike]).train()
                     plain |= {i: runs[i].measure_plain() for i in alike}
             found = []

@@ -115,15 +115,20 @@ class HostModel:
         }
 
     @contextmanager
-    def training(self, batch_size: int, resolution: int) -> Iterator[None]:
-        """Load U-Net and text encoder in one call, and let gradients through until the end of the block."""
+    def training(self, batch_size: int, resolution: int, checkpointing: bool = False) -> Iterator[bool]:
+        """Load U-Net and text encoder in one call, and let gradients through until the end of the block.
+
+        Gives whether activations are computed anew in backward: when asked, and where the device has no room for a step
+        beside both models, which would otherwise push each other out of it.
+        """
         self._size, self._batch_size = resolution, batch_size
         given = self.patcher, self.clip
+        self._saves_memory = checkpointing or self._is_short()
         with torch.inference_mode(False), torch.enable_grad(), for_training():
             try:
                 self._use(whole(self.patcher), whole_clip(self.clip))
                 self._borrow()
-                yield
+                yield self._saves_memory
             finally:
                 self._borrowed.close()
                 self._saves_memory = False
@@ -152,9 +157,16 @@ class HostModel:
         bfloat16 on a GPU, float32 on a GPU was not measured and is taken for twice as much).
         """
         cells = batch_size * (resolution // 8) ** 2
-        each = _MIB_A_CELL_SDXL if self._base.adm_channels > 0 else _MIB_A_CELL
         wide = 2 if self.compute_dtype.itemsize > 2 and self.device.type != "cpu" else 1
-        return int(cells * each * wide * (_CHECKPOINTED if checkpointing else 1) * 2**20)
+        return memory_of_a_step(cells, self._base.adm_channels > 0, checkpointing) * wide
+
+    def _is_short(self) -> bool:
+        """Whether a step is likely to find no room beside the models on a device with memory of its own."""
+        if self.device.type == "cpu":
+            return False
+        total = comfy.model_management.get_total_memory(self.device)
+        return not has_room(total, self.patcher.model_size() + self.clip.patcher.model_size(),
+                            self.memory_of_a_step(self._batch_size, self._size))  # fmt: skip
 
     def memory_free(self) -> int:
         """Bytes that are free on the model's device, as the host counts them."""
@@ -278,6 +290,17 @@ def load(patchers: Sequence[Any], memory: float = 0) -> None:
     """Load models in one call, in the mode in which the host does it, so that moved weights are as it leaves them."""
     with torch.inference_mode():
         comfy.model_management.load_models_gpu(list(patchers), memory_required=memory)
+
+
+def memory_of_a_step(cells: int, sdxl: bool, checkpointing: bool = False) -> int:
+    """Bytes that a step on so many latent cells takes beyond the weights."""
+    each = _MIB_A_CELL_SDXL if sdxl else _MIB_A_CELL
+    return int(cells * each * (_CHECKPOINTED if checkpointing else 1) * 2**20)
+
+
+def has_room(total: float, weights: float, step: float) -> bool:
+    """Whether a device of `total` bytes has room for a step beside the weights, and a tenth for others."""
+    return step <= 0.9 * total - weights
 
 
 def check_model(model: Any) -> None:

@@ -30,6 +30,40 @@ def model(comfy, request):
         return HostModel(*demo.load())
 
 
+@pytest.mark.parametrize(
+    ("card", "weights", "resolution", "batch", "expected"),
+    [(24, 6.3, 1024, 1, True), (12, 6.3, 1024, 1, False), (8, 1.9, 512, 4, True), (6, 1.9, 512, 4, False)],
+)
+def test_cards_that_have_no_room_for_a_step_are_told_before_it(comfy, card, weights, resolution, batch, expected):
+    """GiB: SDXL has room on a card of 24, not on one of 12; SD1.5 with a batch of 4 on one of 8, not of 6."""
+    from attractor_pack.nodes.host.model import has_room, memory_of_a_step
+
+    step = memory_of_a_step(batch * (resolution // 8) ** 2, sdxl=resolution == 1024)
+    assert has_room(card * 2**30, weights * 2**30, step) is expected
+    anew = memory_of_a_step(batch * (resolution // 8) ** 2, sdxl=resolution == 1024, checkpointing=True)
+    assert has_room(card * 2**30, weights * 2**30, anew)
+
+
+def test_a_training_without_room_says_so_and_learns_the_same(comfy, monkeypatch):
+    from attractor_pack.nodes.host import demo
+    from attractor_pack.nodes.host.model import HostModel
+
+    with torch.inference_mode():
+        model = HostModel(*demo.load())
+    photos, seen = demo_assets.subject(), []
+
+    class Look(Silent):
+        def step(self, done, total, value, phase):
+            seen.append(_changed(model.patcher.model.diffusion_model))
+
+    plain, _ = train(model, photos, SHORT)
+    monkeypatch.setattr(HostModel, "_is_short", lambda _: True)  # the only part that asks the device
+    anew, history = train(model, photos, SHORT, None, Look())
+    assert all(seen) and not _changed(model.patcher.model.diffusion_model)
+    assert any("more memory than there is" in note for note in history.notes)
+    assert (plain.vectors["l"] - anew.vectors["l"]).abs().max() < 1e-3 * plain.vectors["l"].abs().max()
+
+
 @pytest.mark.parametrize("kind", ["TI", "XTI", "NeTI"])
 def test_checkpointing_learns_the_same(model, kind):
     """Also where every layer has a context of its own, which the host tells apart by a count that goes on."""
