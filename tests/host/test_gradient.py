@@ -63,7 +63,8 @@ def test_gradient_agrees_with_finite_differences(host_model, dtype):
         vectors = start.clone().requires_grad_(True)
         value({"l": vectors}).backward()
         generator = torch.Generator().manual_seed(1)
-        directions = [vectors.grad / vectors.grad.norm(), torch.randn(start.shape, generator=generator)]
+        directions = [vectors.grad / vectors.grad.norm(),
+                      torch.randn(start.shape, generator=generator).to(start.device)]
         for direction in directions:
             expected = float((vectors.grad * direction).sum())
             step = 2e-2 / float(direction.norm())
@@ -119,7 +120,7 @@ def test_every_precision_trains_and_the_weights_exist_once(host_model, dtype):
     assert [(id(p), p.data_ptr()) for p in unet.parameters()] == places
     assert inside[0] == {pointer for _, pointer in places}, "training made a second copy of the weights"
     assert torch.isfinite(concept.vectors["l"]).all()
-    start = model.words("cup")["l"]
+    start = model.words("cup")["l"].cpu()
     assert (concept.vectors["l"][:1] - start).abs().max() > 1e-4, "nothing was learnt"
     assert len(history.losses) == 6
 
@@ -136,7 +137,7 @@ def test_half_precision_computation_trains_like_single(host_model):
             assert model.compute_dtype == torch.float16
         with torch.inference_mode():
             concept, _ = train(model, demo_assets.subject(), SHORT)
-        learnt.append(concept.vectors["l"] - model.words("cup")["l"])
+        learnt.append(concept.vectors["l"] - model.words("cup")["l"].cpu())
     likeness = torch.nn.functional.cosine_similarity(learnt[0][:1], learnt[1][:1])
     assert float(likeness) > 0.9
 

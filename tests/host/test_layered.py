@@ -63,16 +63,16 @@ def by_hand(host, concept, comfy):
     model, sampling = host.patcher, host.patcher.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", STEPS)
     blank = torch.zeros(1, model.get_model_object("latent_format").latent_channels, 8, 8)
-    noise = comfy.sample.prepare_noise(blank, 5)
+    noise, blank, sigmas = (t.to(host.device) for t in (comfy.sample.prepare_noise(blank, 5), blank, sigmas))
     with torch.no_grad(), host.training(1, 64):
         x = sampling.noise_scaling(sigmas[0], noise, blank, True)
         nothing = host.encode([""], [{}])
         for sigma, following in zip(sigmas, sigmas[1:], strict=False):
-            words = concept.representation()(sampling.timestep(sigma[None]))
+            words = concept.representation()(sampling.timestep(sigma[None]).cpu())
             seen = [host.denoise(x, sigma[None], c) for c in (encode_words(host.encode, [Row(PROMPT)], words), nothing)]
             guided = seen[1] + CFG * (seen[0] - seen[1])
             x = x + (x - guided) / sigma * (following - sigma)
-    return model.model.process_latent_out(x)
+    return model.model.process_latent_out(x).cpu()
 
 
 @pytest.mark.parametrize("kind", ["XTI", "NeTI"])
@@ -108,7 +108,7 @@ def test_prompts_beside_it_keep_their_own_context(loaded):
     seen = []
 
     def look(n, key, value, extra):
-        seen.append((key.clone(), value.clone(), list(extra["cond_or_uncond"])))
+        seen.append((key.clone().cpu(), value.clone().cpu(), list(extra["cond_or_uncond"])))
         return n, key, value
 
     watched = patched.clone()

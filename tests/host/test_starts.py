@@ -60,7 +60,7 @@ def test_what_neti_cannot_start_from_is_said(model):
 def test_cross_initialization_starts_at_the_encoders_output(model):
     found = learn(model, **STILL, start="encoded word").vectors["l"]
     with torch.no_grad():
-        spelt = model.encode(["a photo of a cup"], [{}]).tokens[0, 5]  # after <start> a photo of a
+        spelt = model.encode(["a photo of a cup"], [{}]).tokens[0, 5].cpu()  # after <start> a photo of a
     assert torch.allclose(found[0], spelt, atol=1e-3 * float(spelt.std()))
     moved = [_moved(model, start) for start in ("class word", "encoded word")]
     assert moved[1] == pytest.approx(moved[0], rel=0.5), "its rate is not on the scale of its start"
@@ -73,7 +73,7 @@ def _moved(model, start):
 
 @pytest.mark.parametrize("kind", ["TI", "NeTI"])
 def test_a_concept_goes_on_from_another(model, kind):
-    first = Concept({"l": model.words("red striped lamp")["l"]}, "cup")
+    first = Concept({"l": model.words("red striped lamp")["l"].cpu()}, "cup")
     settings = TrainSettings(**STILL, representation=kind)
     found, _ = loop.train(model, demo_assets.subject(), settings, start_from=first)
     if kind == "TI":
