@@ -120,8 +120,8 @@ class Train(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "checkpointing", default=_DEFAULT.checkpointing, optional=True,
-                    tooltip="Gradient checkpointing: less memory, about a third more time. Where memory runs out it is "
-                    "switched on by itself.",
+                    tooltip="Gradient checkpointing: less memory, about a third more time. Where a step finds no "
+                    "room it is switched on by itself.",
                 ),
                 *map(rare, _finer_inputs()),
                 ConceptType.Input(
@@ -192,11 +192,11 @@ class Train(io.ComfyNode):
 def _memory(host, settings) -> str:
     """The estimate that is shown before the first step."""
     samples = min(sum(s.batch_size for s in settings), most_together(settings[0].resolution))
-    first = settings[0]
-    needed = host.memory_of_a_step(max(samples, first.batch_size), first.resolution, first.checkpointing) / 2**30
-    free = host.memory_free() / 2**30
+    samples, side = max(samples, settings[0].batch_size), settings[0].resolution
+    anew = any(s.checkpointing for s in settings) or not host.has_room(max(s.batch_size for s in settings), side)
+    needed, free = host.memory_of_a_step(samples, side, anew) / 2**30, host.memory_free() / 2**30
     text = f"A step takes about {needed:.1f} GiB beyond the models; {free:.1f} GiB are free on {host.device} now."
-    if needed > free:
+    if needed > free and not anew:
         text += " If that is not enough, checkpointing or a smaller batch_size or resolution takes less."
     return text
 

@@ -25,6 +25,20 @@ def node(kind: str, **inputs) -> dict:
     return {"class_type": kind, "inputs": inputs}
 
 
+def defaults(schema: dict) -> dict:
+    """What a node's required inputs stand at when it is put into a graph. schema: its entry in object_info."""
+    found = {}
+    for name, (kind, *options) in schema["input"].get("required", {}).items():
+        told = options[0] if options else {}
+        if "default" in told:
+            found[name] = told["default"]
+        elif isinstance(kind, list) and kind:
+            found[name] = kind[0]
+        elif kind == "COMBO" and told.get("options"):
+            found[name] = told["options"][0]
+    return found
+
+
 def main_road(
     folder: str = "", class_word: str = "cup", name: str = "demo-cup", report: str = "demo", back_end: str = "saliency",
     held_out: float = 4, split_seed: int = 4, prompts: tuple[str, ...] = PROMPTS, seeds: int = 2,

@@ -13,7 +13,10 @@ import torch.utils.deterministic
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-_REPEATABLE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # cuDNN's is not
+_REPEATABLE = {  # cuDNN's is not
+    SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled,
+    SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled,
+}
 
 
 @contextmanager
@@ -41,11 +44,13 @@ def _repeatable(attention: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Attention whose backward gives the same numbers twice on a GPU.
 
     The fused kernels have such a backward, but take it only while nothing is let off with a warning; elsewhere that
-    strictness would be an error (cuBLAS asks for an environment variable), so it lasts for this node of the graph.
+    strictness can be an error (in older torch cuBLAS asks for an environment variable), so it lasts for this node of
+    the graph; see `backward` for what happens when the node fails.
     """
     if not torch.is_grad_enabled():
         return attention(*args, **kwargs)
-    with sdpa_kernel(_REPEATABLE):
+    allowed = [kernel for kernel, is_on in _REPEATABLE.items() if is_on()]  # a host may have switched some off
+    with sdpa_kernel([*allowed, SDPBackend.MATH]):
         out = attention(*args, **kwargs)
     node: Any = out.grad_fn
     for _ in range(3):  # views of the result may lie in front of it
@@ -56,6 +61,16 @@ def _repeatable(attention: Any, *args: Any, **kwargs: Any) -> Tensor:
         node.register_prehook(_strictly)
         node.register_hook(_leniently)
     return out
+
+
+def backward(value: Tensor) -> None:
+    """Backward of a loss within `deterministic`; when it fails within attention, strictness ends there all the same."""
+    try:
+        value.backward()
+    except BaseException:
+        if torch.are_deterministic_algorithms_enabled():
+            _leniently()
+        raise
 
 
 def _strictly(*_: Any) -> None:

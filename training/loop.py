@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from .concept import Concept
-from .device import deterministic, is_out_of_memory
+from .device import backward, deterministic, is_out_of_memory
 from .history import History, has_settled, latest_as_good
 from .measuring import SAMPLES, Measuring
 from .model import DiffusionModel, Embedding
@@ -375,7 +375,7 @@ class TrainingRun:
                     value = self.step_losses(phase, part).sum() / len(random.index)
                     total += float(value.detach())
                     if math.isfinite(total):
-                        self.scaler.scale(value).backward()
+                        backward(self.scaler.scale(value))
                 return total
             except RuntimeError as error:
                 if not is_out_of_memory(error) or not self._make_room():
@@ -395,7 +395,8 @@ class TrainingRun:
             note = ("a step would take more memory than there is beside the models: activations are computed anew in "
                     "backward from the start, which takes longer")  # fmt: skip
             log.warning("Training: %s.", note)
-            self.history.notes.append(note)
+            if note not in self.history.notes:  # of a training that goes on
+                self.history.notes.append(note)
 
     def _make_room(self) -> bool:
         """Take the next measure against running out of memory; False when there is none left."""

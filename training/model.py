@@ -100,6 +100,10 @@ class DiffusionModel(Protocol):
         """
         ...
 
+    def has_room(self, batch_size: int, resolution: int) -> bool:
+        """Whether a step is likely to find room beside the models without computing activations anew."""
+        ...
+
     def save_memory(self) -> bool:
         """Within training: compute activations anew in backward, where that is not done yet; whether it was changed."""
         ...

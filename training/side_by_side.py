@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .device import backward
 from .loop import TrainingRun
 from .model import Embedding
 from .objective import Draw, Part, draw, losses, predict
@@ -55,7 +56,7 @@ class SideBySide:
             parts = [Part(replace(run.views, masks=one.masks), random, own, run.backgrounds, one.strength, "subject")
                      for one, own in zip(variants, vectors, strict=True)]  # fmt: skip
             found = [each.mean() for each in losses(run.model, parts)]
-            self._scaler.scale(torch.stack(found).sum()).backward()
+            backward(self._scaler.scale(torch.stack(found).sum()))
             values += [value.detach() for value in found]
         self._scaler.step(self._optimiser)
         self._scaler.update()

@@ -13,7 +13,7 @@ import torch
 
 from ..attractor.errors import AttractorError
 from .concept import Concept
-from .device import deterministic, is_out_of_memory
+from .device import backward, deterministic, is_out_of_memory
 from .history import History
 from .loop import Silent, Steps, TrainingRun, Watcher
 from .model import DiffusionModel
@@ -91,12 +91,12 @@ def train_together(model: DiffusionModel, jobs: Sequence[Job]) -> list[tuple[Con
             plain: dict[int, dict[str, float]] = {}
             for alike in _alike(jobs):
                 settings = [jobs[i].settings for i in alike]
-                batch = max(s.batch_size for s in settings) * len(alike)
-                batch, side = min(batch, most_together(settings[0].resolution)), settings[0].resolution
-                with model.training(batch, side, any(s.checkpointing for s in settings)) as anew:
+                anew, side = any(s.checkpointing for s in settings), settings[0].resolution
+                samples = _samples(model, settings, anew)
+                with model.training(samples, side, anew) as anew:
                     for i in alike:
                         runs[i].note_memory(anew)
-                    _Batch(model, [runs[i] for i in alike], [jobs[i] for i in alike]).train()
+                    _Batch(model, [runs[i] for i in alike], [jobs[i] for i in alike], samples).train()
                     plain |= {i: runs[i].measure_plain() for i in alike}
             found = []
             for i, (job, run) in enumerate(zip(jobs, runs, strict=True)):
@@ -127,12 +127,20 @@ def most_together(resolution: int) -> int:
     return max(1, _CELLS // (resolution // 8) ** 2)
 
 
-class _Batch:
-    """Runs that share batches, within model.training()."""
+def _samples(model: DiffusionModel, settings: Sequence[TrainSettings], anew: bool) -> int:
+    """Samples in one batch: those of all trainings, or as many as there is room for, but at least those of one."""
+    largest, side = max(s.batch_size for s in settings), settings[0].resolution
+    samples = max(largest, min(sum(s.batch_size for s in settings), most_together(side)))
+    while samples > largest and not anew and not model.has_room(samples, side):
+        samples = max(largest, samples // 2)
+    return samples
 
-    def __init__(self, model: DiffusionModel, runs: Sequence[TrainingRun], jobs: Sequence[Job]):
-        self._model, self._runs, self._jobs = model, list(runs), list(jobs)
-        self._samples = most_together(jobs[0].settings.resolution)
+
+class _Batch:
+    """Runs that share batches of at most so many samples, within model.training()."""
+
+    def __init__(self, model: DiffusionModel, runs: Sequence[TrainingRun], jobs: Sequence[Job], samples: int):
+        self._model, self._runs, self._jobs, self._samples = model, list(runs), list(jobs), samples
 
     def train(self) -> None:
         """Both phases of each run; one that is done with its background goes on with its subject at once."""
@@ -211,6 +219,6 @@ class _Batch:
         good = [run.scaler.scale(value) for run, value in zip(runs, values, strict=True)
                 if math.isfinite(float(value.detach()))]  # fmt: skip
         if good:
-            torch.stack(good).sum().backward()
+            backward(torch.stack(good).sum())
         for run, value in zip(runs, values, strict=True):
             run.loss_was(float(value.detach()))

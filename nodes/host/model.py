@@ -30,6 +30,7 @@ from .dynamic import for_training, whole, whole_clip
 # of a step, for each latent cell: measured at 512 px with SD1.5, at 1024 px with SDXL, bfloat16 on a GPU
 _MIB_A_CELL, _MIB_A_CELL_SDXL = 0.29, 0.49
 _CHECKPOINTED = 0.52  # of it with checkpointing
+_WITH_MEMORY = ("cuda", "xpu", "npu", "mlu")  # devices whose memory the host reads
 
 
 class HostModel:
@@ -123,7 +124,7 @@ class HostModel:
         """
         self._size, self._batch_size = resolution, batch_size
         given = self.patcher, self.clip
-        self._saves_memory = checkpointing or self._is_short()
+        self._saves_memory = checkpointing or not self.has_room(batch_size, resolution)
         with torch.inference_mode(False), torch.enable_grad(), for_training():
             try:
                 self._use(whole(self.patcher), whole_clip(self.clip))
@@ -154,19 +155,32 @@ class HostModel:
         """Bytes that a step is likely to take beyond the weights.
 
         By what steps of SD1.5 and SDXL were measured to take (`make bench-speed`; float32 on a CPU takes no more than
-        bfloat16 on a GPU, float32 on a GPU was not measured and is taken for twice as much).
+        bfloat16 on a GPU, float32 on a GPU was not measured and is taken for twice as much), and what is kept of
+        weights that are cast at each call.
         """
         cells = batch_size * (resolution // 8) ** 2
         wide = 2 if self.compute_dtype.itemsize > 2 and self.device.type != "cpu" else 1
-        return memory_of_a_step(cells, self._base.adm_channels > 0, checkpointing) * wide
+        cast = 0 if checkpointing else self._cast_weights()
+        return memory_of_a_step(cells, self._base.adm_channels > 0, checkpointing) * wide + cast
 
-    def _is_short(self) -> bool:
-        """Whether a step is likely to find no room beside the models on a device with memory of its own."""
-        if self.device.type == "cpu":
-            return False
+    def _cast_weights(self) -> int:
+        """Bytes of the U-Net's weights that backward keeps in the precision of the computation: those that are stored
+        in another, and all where the host leaves them off the device (`--novram`).
+        """
+        own = self.compute_dtype
+        offloaded = comfy.model_management.vram_state == comfy.model_management.VRAMState.NO_VRAM
+        weights = self._base.diffusion_model.parameters()
+        return sum(p.numel() for p in weights if offloaded or p.dtype != own) * own.itemsize
+
+    def has_room(self, batch_size: int, resolution: int) -> bool:
+        """Whether a step is likely to find room beside both models; taken for granted where the host does not know how
+        much memory of its own the device has.
+        """
+        if self.device.type not in _WITH_MEMORY:
+            return True
         total = comfy.model_management.get_total_memory(self.device)
-        return not has_room(total, self.patcher.model_size() + self.clip.patcher.model_size(),
-                            self.memory_of_a_step(self._batch_size, self._size))  # fmt: skip
+        weights = self.patcher.model_size() + self.clip.patcher.model_size()
+        return fits(total, weights, self.memory_of_a_step(batch_size, resolution))
 
     def memory_free(self) -> int:
         """Bytes that are free on the model's device, as the host counts them."""
@@ -298,7 +312,7 @@ def memory_of_a_step(cells: int, sdxl: bool, checkpointing: bool = False) -> int
     return int(cells * each * (_CHECKPOINTED if checkpointing else 1) * 2**20)
 
 
-def has_room(total: float, weights: float, step: float) -> bool:
+def fits(total: float, weights: float, step: float) -> bool:
     """Whether a device of `total` bytes has room for a step beside the weights, and a tenth for others."""
     return step <= 0.9 * total - weights
 

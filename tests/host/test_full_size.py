@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
-from attractor_pack.tools.graphs import TRAINING, node
+from attractor_pack.tools.graphs import TRAINING, defaults, node
+from attractor_pack.tools.templates.graphs import templates
 from attractor_pack.training.concept import load_concept
 
 pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -115,6 +117,38 @@ def test_attention_masks(server, said, checkpoint):
     data = json.loads(first.outputs["data"]["text"][0])
     assert all(found["sources"] == ["attention"] for found in data.values())
     assert "mask" in second.executed and second.seconds < 0.3 * first.seconds
+
+
+def test_its_template_runs_from_photos_to_a_report(server, checkpoint, dreambooth):
+    """The template as it is shipped, with three real photos and the file under the name that it asks for; few steps
+    and small pictures.
+    """
+    kind, file = checkpoint
+    template = next(t for t in templates() if t.name.startswith({"sd15": "SD1.5", "sdxl": "SDXL"}[kind]))
+    (asked,) = (model["name"] for model in template.models)
+    checkpoints, photos = server.base / "models" / "checkpoints", server.base / "input" / "my_subject"
+    os.link(checkpoints / file, checkpoints / asked)
+    photos.mkdir()
+    small = {
+        "Attractor_Mask": {"back_end": "saliency"},
+        "Attractor_Train": {"steps": 2, "background_steps": 1, "views": 1, "resolution": 128},
+        "Attractor_SampleGrid": {"prompts": "a <subject>", "seeds": 1, "steps": 1, "width": 128, "height": 128},
+    }
+    known = server.object_info()
+    graph = {name: {**one, "inputs": {**defaults(known[one["class_type"]]), **one["inputs"],
+                                      **small.get(one["class_type"], {})}}
+             for name, one in template.nodes.items()}  # fmt: skip
+    try:
+        for path in sorted((dreambooth / "dog").glob("*.jpg"))[:3]:
+            shutil.copy(path, photos)
+        run = server.queue(graph, timeout=1400)
+    finally:
+        (checkpoints / asked).unlink()
+        shutil.rmtree(photos)
+    print(f"{kind}: its template in {run.seconds:.0f} s, peak {_peak(server.pid):.1f} GiB")
+    said = " ".join(text for output in run.outputs.values() for text in output.get("text", []))
+    assert "00.jpg: good" in said and "held out: " in said and "embedding:my-subject" in said
+    assert "Does it look like the subject?" in said
 
 
 def _peak(pid):

@@ -36,12 +36,12 @@ def model(comfy, request):
 )
 def test_cards_that_have_no_room_for_a_step_are_told_before_it(comfy, card, weights, resolution, batch, expected):
     """GiB: SDXL has room on a card of 24, not on one of 12; SD1.5 with a batch of 4 on one of 8, not of 6."""
-    from attractor_pack.nodes.host.model import has_room, memory_of_a_step
+    from attractor_pack.nodes.host.model import fits, memory_of_a_step
 
     step = memory_of_a_step(batch * (resolution // 8) ** 2, sdxl=resolution == 1024)
-    assert has_room(card * 2**30, weights * 2**30, step) is expected
+    assert fits(card * 2**30, weights * 2**30, step) is expected
     anew = memory_of_a_step(batch * (resolution // 8) ** 2, sdxl=resolution == 1024, checkpointing=True)
-    assert has_room(card * 2**30, weights * 2**30, anew)
+    assert fits(card * 2**30, weights * 2**30, anew)
 
 
 def test_a_training_without_room_says_so_and_learns_the_same(comfy, monkeypatch):
@@ -57,11 +57,35 @@ def test_a_training_without_room_says_so_and_learns_the_same(comfy, monkeypatch)
             seen.append(_changed(model.patcher.model.diffusion_model))
 
     plain, _ = train(model, photos, SHORT)
-    monkeypatch.setattr(HostModel, "_is_short", lambda _: True)  # the only part that asks the device
+    monkeypatch.setattr(HostModel, "has_room", lambda *_: False)
     anew, history = train(model, photos, SHORT, None, Look())
-    assert all(seen) and not _changed(model.patcher.model.diffusion_model)
+    assert seen and all(seen) and not _changed(model.patcher.model.diffusion_model)
     assert any("more memory than there is" in note for note in history.notes)
     assert (plain.vectors["l"] - anew.vectors["l"]).abs().max() < 1e-3 * plain.vectors["l"].abs().max()
+
+
+def test_room_is_what_the_device_has_beside_the_models(comfy, monkeypatch):
+    """A device of its own is not at hand: its kind and size are told, the models are weighed."""
+    from attractor_pack.nodes.host import demo
+    from attractor_pack.nodes.host.model import HostModel
+
+    with torch.inference_mode():
+        model = HostModel(*demo.load())
+    step = model.memory_of_a_step(4, 512)
+    weights = model.patcher.model_size() + model.clip.patcher.model_size()
+    assert weights == sum(p.numel() * p.element_size() for m in (model.patcher.model, model.clip.cond_stage_model)
+                          for p in (*m.parameters(), *m.buffers()))  # fmt: skip
+    assert model.has_room(4096, 512), "nothing is known of a CPU's"
+    monkeypatch.setattr(HostModel, "device", property(lambda _: torch.device("cuda")))
+    for total, expected in ((1.2 * (2 * step + weights), True), (1.05 * (2 * step + weights), False)):
+        monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda _, total=total: total)
+        assert model.has_room(4, 512) is expected  # float32 on a GPU takes twice as much
+    with torch.inference_mode():
+        model.patcher.model.diffusion_model.to(torch.float8_e4m3fn)
+    model.patcher.model.manual_cast_dtype = torch.float32
+    cast = 4 * sum(p.numel() for p in model.patcher.model.diffusion_model.parameters())
+    assert model.memory_of_a_step(4, 512) == 2 * step + cast, "backward keeps what is cast"
+    assert model.memory_of_a_step(4, 512, True) < step + step
 
 
 @pytest.mark.parametrize("kind", ["TI", "XTI", "NeTI"])

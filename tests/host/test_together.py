@@ -60,6 +60,16 @@ def test_a_full_batch_is_split(model, photos, monkeypatch):
     assert all(likeness(a, b) < 2e-3 for (a, _), (b, _) in zip(whole, halves, strict=True))
 
 
+def test_as_many_at_once_as_there_is_room_for(model, photos, monkeypatch):
+    """The batch is made smaller before activations are computed anew."""
+    sizes, original = [], model.denoise
+    monkeypatch.setattr(model, "denoise", lambda x, *rest: sizes.append(len(x)) or original(x, *rest))
+    monkeypatch.setattr(type(model), "has_room", lambda _, batch_size, __: batch_size <= 4)
+    found = train_together(model, [Job(photos[0], replace(SHORT, seed=i, background_steps=0)) for i in range(4)])
+    assert sizes.count(4) >= 2 * SHORT.steps and 8 not in sizes
+    assert not any(history.notes for _, history in found)
+
+
 def test_a_poisoned_one_is_named_and_the_others_go_on_later(model, photos, tmp_path):
     """One cannot learn: all stop, say which, and the others' states are kept."""
     settings = [SHORT, replace(SHORT, learning_rate=10.0, seed=1)]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from attractor_pack.tools import benchmarks
 from attractor_pack.tools.judge import READS, truth
+from attractor_pack.tools.quality import __main__ as quality
 from attractor_pack.tools.quality.cases import GRADES, SETTINGS, cases
 from attractor_pack.tools.quality.figures import FLOOR_PICTURES, Bootstrap, Measured, measure
 from attractor_pack.tools.quality.masks import overlap, with_masks
@@ -128,6 +134,36 @@ def test_the_bootstrap_covers_what_it_claims():
     a, b = (np.stack([shared + rng.normal(m, 0.05, (12, 3)), np.ones((12, 3))]) for m in (0.2, 0.0))
     _, low, high = bootstrap.interval(a, b, of=lambda x, y: x - y)
     assert 0 < low < high < 0.4
+
+
+def test_a_part_of_the_record_is_kept_beside_the_others(tmp_path, monkeypatch):
+    """Figures, date and seeds of what was run are new, those of the rest the last record's."""
+    for name in ("quality.json", "quality_frontier.png"):
+        shutil.copy(benchmarks.FOLDER / name, tmp_path)
+    shutil.copy(benchmarks.PAGE, tmp_path / "page.md")
+    before = json.loads((tmp_path / "quality.json").read_text(encoding="utf-8"))
+    best = quality.recorded()
+    monkeypatch.setattr(benchmarks, "FOLDER", tmp_path)
+    monkeypatch.setattr(benchmarks, "PAGE", tmp_path / "page.md")
+    chosen = argparse.Namespace(tables=["main"], settings=["varied"], ablation_settings=[], ablation_seeds=2, seeds=3,
+                                varied_seeds=None, subjects=12, pictures=4)  # fmt: skip
+    new = {name: 0.125 for name in before["figures"] if name.startswith("varied.")}
+    quality._Bench(chosen, best).write(new)
+    after = json.loads((tmp_path / "quality.json").read_text(encoding="utf-8"))
+    assert {k for k, v in after["figures"].items() if v != before["figures"][k]} <= set(new)
+    assert all(after["figures"][name] == 0.125 for name in new) and set(after["figures"]) == set(before["figures"])
+    assert "12 subjects x 3 seeds" in after["measured"]["varied"] and after["tuned"] == before["tuned"]
+    assert {k: v for k, v in after["measured"].items() if k != "varied"} == {
+        k: v for k, v in before["measured"].items() if k != "varied"}  # fmt: skip
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert after["measured"]["varied"] in page and before["measured"]["same_shoot"] in page
+
+
+@pytest.mark.parametrize("options", [["--settings", "varied"], ["--tables", "ablation"], ["--short"],
+                                     ["--methods", "ours"]])  # fmt: skip
+def test_what_is_not_a_whole_is_not_kept(options):
+    with pytest.raises(SystemExit):
+        quality.main(["--write", *options])
 
 
 def test_a_missing_run_is_not_passed_over():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.attractor.loss import context_drift
 from attractor_pack.training.augment import change_background, shift_colours
-from attractor_pack.training.device import _repeatable, deterministic
+from attractor_pack.training.device import _repeatable, backward, deterministic
 from attractor_pack.training.history import has_settled, latest_as_good
 from attractor_pack.training.measuring import Measuring
 from attractor_pack.training.objective import fixed_draws
@@ -136,6 +136,20 @@ def test_attention_is_strict_about_repeating_itself_in_its_own_backward_alone():
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert modes == [True, True, False, True]  # node and what comes after it: torch's own, then ours
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_attention_that_fails_in_backward_leaves_no_strictness_behind():
+    q = torch.randn(1, 1, 4, 8, requires_grad=True)
+
+    def fail(_):
+        raise torch.OutOfMemoryError("no memory")
+
+    with deterministic():
+        out = _repeatable(F.scaled_dot_product_attention, q, q, q)
+        out.grad_fn.register_prehook(fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            backward(out.sum())
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def test_a_running_mean_is_not_held_back_by_its_start():

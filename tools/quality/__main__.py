@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.write and (chosen.short or chosen.methods or not (alone or set(chosen.tables) <= set(TABLES[:2]))):
         parser.error(f"--write keeps whole tables: leave out --short and --methods, and give the tables "
                      f"{' and '.join(TABLES[:2])}, one of these, or one of the others by itself")  # fmt: skip
+    in_part = not alone and (set(chosen.tables) != set(TABLES[:2]) or set(chosen.settings) != set(SETTINGS))
+    if chosen.write and in_part and not chosen.as_recorded:
+        parser.error("--write of a part goes with --as-recorded: what is beside it was measured with those settings")
     if chosen.short:
         chosen.subjects, chosen.seeds, chosen.pictures, chosen.settings = 2, 1, 2, ["same_shoot"]
         chosen.tables, chosen.methods = ["main"], ["floor", "ti_tuned", "ours"]
@@ -231,23 +234,23 @@ class _Bench:
         last = benchmarks.FOLDER / "quality.json"
         before = json.loads(last.read_text(encoding="utf-8")) if last.is_file() else {}
         seeds = {"same_shoot": chosen.seeds, "varied": chosen.varied_seeds or chosen.seeds}
-        run = {setting: f"{chosen.subjects} subjects x {tables.seeds_in_words(seeds[setting])}"
+        asked = f"20 prompts x {chosen.pictures} pictures"
+        run = {setting: f"{chosen.subjects} subjects x {tables.seeds_in_words(seeds[setting])}, {asked}"
                for setting in chosen.settings if "main" in chosen.tables}  # fmt: skip
-        run |= {f"ablation.{setting}": f"{DEVELOP_SUBJECTS} subjects x {tables.seeds_in_words(chosen.ablation_seeds)}"
-                for setting in chosen.ablation_settings if "ablation" in chosen.tables}  # fmt: skip
+        run |= {f"ablation.{setting}": f"{DEVELOP_SUBJECTS} subjects x {tables.seeds_in_words(chosen.ablation_seeds)}, "
+                f"{asked}" for setting in chosen.ablation_settings if "ablation" in chosen.tables}  # fmt: skip
         now = f"{date.today().isoformat()}, {benchmarks.machine()}, commit {benchmarks.commit()}"
         measured = before.get("measured", {}) | {part: f"{now}: {size}" for part, size in run.items()}
         others = {name: value for name, value in before.get("figures", {}).items()
                   if not name.startswith(tuple(f"{part}." for part in run))}  # fmt: skip
         tuned: dict[str, Any] = {n: vars(m.baseline) if m.baseline else m.settings for n, m in self.best.items()}
         figures = others | figures
-        benchmarks.write_record("quality", figures, measured=measured, pictures=chosen.pictures, tuned=tuned)
+        benchmarks.write_record("quality", figures, measured=measured, tuned=tuned)
         main = rows.main_table(self.best)
         settings = [setting for setting in SETTINGS if setting in measured]
         frontier(benchmarks.FOLDER / "quality_frontier.png", figures, settings, main)
-        head = f"`make bench-quality`, 20 prompts x {chosen.pictures} pictures, "
-        text = tables.section(figures, main, measured)
-        benchmarks.write_section("quality", "Quality: leak, subject and prompt where the truth is known", head + text)
+        text = f"`make bench-quality`, with {tables.section(figures, main, measured)}"
+        benchmarks.write_section("quality", "Quality: leak, subject and prompt where the truth is known", text)
 
     def _jobs(self, group: list[Case], methods: Sequence[Method], count: int | None = None) -> dict[str, list[Job]]:
         seeds, pictures = range(count or self.chosen.seeds), self.chosen.pictures

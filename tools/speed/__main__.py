@@ -24,11 +24,13 @@ PARTS = ("demo", "together", "diffusers", "sd15", *ON_GPU)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the parts that are asked for and print them; `--write` keeps them, when all were."""
     parser = argparse.ArgumentParser(description=__doc__)
-    here = PARTS if torch.cuda.is_available() else PARTS[: -len(ON_GPU)]
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(here))
-    parser.add_argument("--write", action="store_true", help="into docs/benchmarks, telling which parts were run")
+    here = list(ON_GPU) if torch.cuda.is_available() else [part for part in PARTS if part not in ON_GPU]
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=here)
+    parser.add_argument("--write", action="store_true", help="into docs/benchmarks; leave out --parts with it")
     parser.add_argument("--keep", type=Path, help="a folder for the random checkpoints of the GPU's parts")
     chosen = parser.parse_args(argv)
+    if chosen.write and set(chosen.parts) != set(here):
+        parser.error(f"--write keeps whole records: leave out --parts, or name all of {', '.join(here)}")
     parts = {"demo": demo, "together": together, "diffusers": diffusers, "sd15": sd15}
     parts |= {name: partial(measure, chosen.keep) for name, measure in ON_GPU.items()}
     checkpoints.import_host()

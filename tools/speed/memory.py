@@ -27,9 +27,9 @@ def beyond_weights(host: Any, resolution: int, checkpointing: bool) -> dict[str,
     cuda = host.device.type == "cuda"
     with torch.inference_mode(False), deterministic():
         run = TrainingRun(host, photos.with_photos(photos.photos[:1]), settings, None, _One())
-        with host.training(1, resolution), suppress(_Enough):
-            if checkpointing:
-                host.save_memory()
+        with host.training(1, resolution, checkpointing) as anew, suppress(_Enough):
+            if anew != checkpointing:
+                raise RuntimeError(f"This device has no room for a step at {resolution} px without checkpointing.")
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated() if cuda else _reset()

@@ -97,7 +97,8 @@ def against_script(host: Any, batch: int = 8, steps: int = 300) -> dict[str, flo
             with torch.no_grad():
                 return float(losses_in_turn(host, [Part(views, d, subject, (), 1.0, "subject") for d in draws]).mean())
 
-        script = Script(pipeline(), train, batch, 64, 5e-4 * batch)  # the script's rate, scaled by the batch as it does
+        diffusers = pipeline().to(host.device)
+        script = Script(diffusers, train, batch, 64, 5e-4 * batch)  # the script's rate, scaled by the batch as it does
         with host.training(batch, 64):
             theirs, seconds = _race(script.step, lambda: held_out({"l": script.vector}), steps)
         ours, our_seconds = _our_race(host, train, settings, held_out)

@@ -83,7 +83,9 @@ def step_over_bare(
     with torch.inference_mode(False), deterministic():
         watcher = _InTurns(bare(host, batch, resolution), stop_after)
         run = TrainingRun(host, photos.with_photos(photos.photos[:4]), chosen, None, watcher)
-        with host.training(batch, resolution), suppress(_Enough):
+        with host.training(batch, resolution) as anew, suppress(_Enough):
+            if anew:
+                raise RuntimeError(f"This device has no room for a step at {resolution} px without checkpointing.")
             watcher.begin()
             run.learn_subject(0)
         draws = run.measuring.draws(run.views, 2, 32)
