@@ -131,8 +131,8 @@ def test_its_template_runs_from_photos_to_a_report(server, checkpoint, dreamboot
     photos.mkdir()
     small = {
         "Attractor_Mask": {"back_end": "saliency"},
-        "Attractor_Train": {"steps": 2, "background_steps": 1, "views": 1, "resolution": 128},
-        "Attractor_SampleGrid": {"prompts": "a <subject>", "seeds": 1, "steps": 1, "width": 128, "height": 128},
+        "Attractor_Train": {"steps": 2, "background_steps": 1, "views": 1, "resolution": 64},
+        "Attractor_SampleGrid": {"prompts": "a <subject>", "seeds": 1, "steps": 1, "width": 64, "height": 64},
     }
     known = server.object_info()
     graph = {name: {**one, "inputs": {**defaults(known[one["class_type"]]), **one["inputs"],
