@@ -15,6 +15,7 @@ from torch import Tensor
 from ...attractor.attention import Gatherer, LayerAttention
 from ...attractor.errors import AttractorError
 from ...training.model import Context, Embedding, fingerprint
+from . import memory
 from . import text as host_text
 from .borrow import (
     checkpointed,
@@ -26,11 +27,6 @@ from .borrow import (
     ordinary_weights,
 )
 from .dynamic import for_training, whole, whole_clip
-
-# of a step, for each latent cell: measured at 512 px with SD1.5, at 1024 px with SDXL, bfloat16 on a GPU
-_MIB_A_CELL, _MIB_A_CELL_SDXL = 0.29, 0.49
-_CHECKPOINTED = 0.52  # of it with checkpointing
-_WITH_MEMORY = ("cuda", "xpu", "npu", "mlu")  # devices whose memory the host reads
 
 
 class HostModel:
@@ -152,35 +148,16 @@ class HostModel:
         self._borrow()
 
     def memory_of_a_step(self, batch_size: int, resolution: int, checkpointing: bool = False) -> int:
-        """Bytes that a step is likely to take beyond the weights.
-
-        By what steps of SD1.5 and SDXL were measured to take (`make bench-speed`; float32 on a CPU takes no more than
-        bfloat16 on a GPU, float32 on a GPU was not measured and is taken for twice as much), and what is kept of
-        weights that are cast at each call.
-        """
+        """Bytes that a step is likely to take beyond the weights, with what it keeps of those that are cast."""
         cells = batch_size * (resolution // 8) ** 2
         wide = 2 if self.compute_dtype.itemsize > 2 and self.device.type != "cpu" else 1
-        cast = 0 if checkpointing else self._cast_weights()
-        return memory_of_a_step(cells, self._base.adm_channels > 0, checkpointing) * wide + cast
-
-    def _cast_weights(self) -> int:
-        """Bytes of the U-Net's weights that backward keeps in the precision of the computation: those that are stored
-        in another, and all where the host leaves them off the device (`--novram`).
-        """
-        own = self.compute_dtype
-        offloaded = comfy.model_management.vram_state == comfy.model_management.VRAMState.NO_VRAM
-        weights = self._base.diffusion_model.parameters()
-        return sum(p.numel() for p in weights if offloaded or p.dtype != own) * own.itemsize
+        cast = 0 if checkpointing else memory.of_cast_weights(self._base.diffusion_model, self.compute_dtype)
+        return memory.of_a_step(cells, self._base.adm_channels > 0, checkpointing) * wide + cast
 
     def has_room(self, batch_size: int, resolution: int) -> bool:
-        """Whether a step is likely to find room beside both models; taken for granted where the host does not know how
-        much memory of its own the device has.
-        """
-        if self.device.type not in _WITH_MEMORY:
-            return True
-        total = comfy.model_management.get_total_memory(self.device)
-        weights = self.patcher.model_size() + self.clip.patcher.model_size()
-        return fits(total, weights, self.memory_of_a_step(batch_size, resolution))
+        """Whether a step is likely to find room beside both models without computing activations anew."""
+        step = self.memory_of_a_step(batch_size, resolution)
+        return memory.has_room(self.device, [self.patcher, self.clip.patcher], step)
 
     def memory_free(self) -> int:
         """Bytes that are free on the model's device, as the host counts them."""
@@ -193,8 +170,8 @@ class HostModel:
         self._borrowed.callback(setattr, self, "_lent", False)
         channels, side = self._base.latent_format.latent_channels, self._size // 8
         forward = self.patcher.memory_required([self._batch_size * 3, channels, side, side])
-        memory = max(forward, self.memory_of_a_step(self._batch_size, self._size, self._saves_memory))
-        load([self.patcher, self.clip.patcher], memory)
+        needed = max(forward, self.memory_of_a_step(self._batch_size, self._size, self._saves_memory))
+        load([self.patcher, self.clip.patcher], needed)
         unet, encoder = self._base.diffusion_model, self.clip.cond_stage_model
         for lend in (ordinary_weights, frozen, norms_keep_their_input, differentiable_linears):
             self._borrowed.enter_context(lend(unet, encoder))
@@ -278,8 +255,8 @@ class HostModel:
     def attention(self, noisy: Tensor, sigma: Tensor, prompt: str, largest: int) -> list[LayerAttention]:
         """Attention of the layers of at most `largest` cells; see DiffusionModel. Loads the models as the host does."""
         height, width = noisy.shape[-2:]
-        memory = self.patcher.memory_required([len(noisy) * 2, *noisy.shape[1:]])
-        load([self.patcher, self.clip.patcher], memory)
+        needed = self.patcher.memory_required([len(noisy) * 2, *noisy.shape[1:]])
+        load([self.patcher, self.clip.patcher], needed)
         with torch.inference_mode():
             context = self.encode([prompt], [{}]).select(torch.zeros(len(noisy), dtype=torch.long, device=self.device))
             gatherer = Gatherer((height, width), context.tokens.shape[1], largest)
@@ -300,21 +277,10 @@ class HostModel:
         return change.abs().flatten()
 
 
-def load(patchers: Sequence[Any], memory: float = 0) -> None:
+def load(patchers: Sequence[Any], needed: float = 0) -> None:
     """Load models in one call, in the mode in which the host does it, so that moved weights are as it leaves them."""
     with torch.inference_mode():
-        comfy.model_management.load_models_gpu(list(patchers), memory_required=memory)
-
-
-def memory_of_a_step(cells: int, sdxl: bool, checkpointing: bool = False) -> int:
-    """Bytes that a step on so many latent cells takes beyond the weights."""
-    each = _MIB_A_CELL_SDXL if sdxl else _MIB_A_CELL
-    return int(cells * each * (_CHECKPOINTED if checkpointing else 1) * 2**20)
-
-
-def fits(total: float, weights: float, step: float) -> bool:
-    """Whether a device of `total` bytes has room for a step beside the weights, and a tenth for others."""
-    return step <= 0.9 * total - weights
+        comfy.model_management.load_models_gpu(list(patchers), memory_required=needed)
 
 
 def check_model(model: Any) -> None:

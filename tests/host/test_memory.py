@@ -36,12 +36,12 @@ def model(comfy, request):
 )
 def test_cards_that_have_no_room_for_a_step_are_told_before_it(comfy, card, weights, resolution, batch, expected):
     """GiB: SDXL has room on a card of 24, not on one of 12; SD1.5 with a batch of 4 on one of 8, not of 6."""
-    from attractor_pack.nodes.host.model import fits, memory_of_a_step
+    from attractor_pack.nodes.host import memory
 
-    step = memory_of_a_step(batch * (resolution // 8) ** 2, sdxl=resolution == 1024)
-    assert fits(card * 2**30, weights * 2**30, step) is expected
-    anew = memory_of_a_step(batch * (resolution // 8) ** 2, sdxl=resolution == 1024, checkpointing=True)
-    assert fits(card * 2**30, weights * 2**30, anew)
+    step = memory.of_a_step(batch * (resolution // 8) ** 2, sdxl=resolution == 1024)
+    assert memory.fits(card * 2**30, weights * 2**30, step) is expected
+    anew = memory.of_a_step(batch * (resolution // 8) ** 2, sdxl=resolution == 1024, checkpointing=True)
+    assert memory.fits(card * 2**30, weights * 2**30, anew)
 
 
 def test_a_training_without_room_says_so_and_learns_the_same(comfy, monkeypatch):
