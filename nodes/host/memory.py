@@ -1,7 +1,7 @@
 """What a training step takes of a device's memory, and whether there is room for it beside the models.
 
-Measured by `make bench-speed`: SD1.5 at 512 px and SDXL at 1024 px, batch of 1, bfloat16 on a GPU. float32 on a CPU takes
-no more than that; float32 on a GPU was not measured and is taken for twice as much.
+Measured by `make bench-speed`: SD1.5 at 512 px and SDXL at 1024 px, batch of 1, bfloat16 on a GPU. float32 on a CPU
+takes no more than that; float32 on a GPU was not measured and is taken for twice as much.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def of_a_step(cells: int, sdxl: bool, checkpointing: bool = False) -> int:
 
 
 def of_cast_weights(unet: torch.nn.Module, own: torch.dtype) -> int:
-    """Bytes of a U-Net's weights that backward keeps in the precision `own` of the computation: those that are stored in
-    another, and all where the host leaves them off the device (`--novram`).
+    """Bytes of a U-Net's weights that backward keeps in the precision `own` of the computation: those that are stored
+    in another, and all where the host leaves them off the device (`--novram`).
     """
     offloaded = comfy.model_management.vram_state == comfy.model_management.VRAMState.NO_VRAM
     return sum(p.numel() for p in unet.parameters() if offloaded or p.dtype != own) * own.itemsize
