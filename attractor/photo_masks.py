@@ -89,8 +89,20 @@ def _seen(
     trust = clicked if clicks else [max(c, 0.1) for c in confidence]
     masks = together.masks(maps, _colour_weight(max(raw.cells for raw in raws.values())), trust)
     if clicks:
+        if names == ["saliency"]:
+            masks = _views_first(subject, masks, raws["saliency"], clicks)
         masks = _chosen(subject, masks, clicks, together)
     return masks, confidence, tuple(names)
+
+
+def _views_first(
+    subject: SubjectSet, masks: Sequence[np.ndarray], seen: raw_masks.Raw, clicks: Mapping[str, Click]
+) -> list[np.ndarray]:
+    """The masks, but of a clicked photo whose views agree what they agree on: fine enough by itself, and its neighbours
+    often have its colours.
+    """
+    agreed = [photo.name in clicks and sure > 0 for photo, sure in zip(subject.photos, seen.confidence, strict=True)]
+    return [np.asarray(own) if one else mask for one, own, mask in zip(agreed, seen.maps, masks, strict=True)]
 
 
 def _raws(
