@@ -98,10 +98,11 @@ def _seen(
 def _views_first(
     subject: SubjectSet, masks: Sequence[np.ndarray], seen: raw_masks.Raw, clicks: Mapping[str, Click]
 ) -> list[np.ndarray]:
-    """The masks, but of a clicked photo whose views agree what they agree on: fine enough by itself, and its neighbours
-    often have its colours.
+    """The masks, but of a photo with a point in it whose views agree what they agree on: fine enough by itself, and its
+    neighbours often have its colours. With a box the colours mend what a box that is drawn too small cuts off.
     """
-    agreed = [photo.name in clicks and sure > 0 for photo, sure in zip(subject.photos, seen.confidence, strict=True)]
+    points = {name for name, click in clicks.items() if click.box is None}
+    agreed = [photo.name in points and sure > 0 for photo, sure in zip(subject.photos, seen.confidence, strict=True)]
     return [np.asarray(own) if one else mask for one, own, mask in zip(agreed, seen.maps, masks, strict=True)]
 
 
