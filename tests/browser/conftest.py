@@ -10,19 +10,30 @@ from attractor_pack.tools.models import link_into
 from attractor_pack.tools.templates.__main__ import no_first_visit
 from playwright.sync_api import sync_playwright
 
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+def launched(chromium, *args):
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert path, "Chromium is not installed: apt-get install chromium"
+    return chromium.launch(executable_path=path, args=[*ARGS, *args])
+
 
 @pytest.fixture(scope="module")
 def browser():
     """A real browser; that it is missing is a failure."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, "Chromium is not installed: apt-get install chromium"
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
+        found = launched(playwright.chromium)
         yield found
         found.close()
+
+
+@pytest.fixture
+def unhurried(browser):
+    """Another one, that waits for no screen: a frame takes what drawing it takes, not a multiple of 16.7 ms."""
+    found = launched(browser.browser_type, "--disable-frame-rate-limit", "--disable-gpu-vsync")
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="module")

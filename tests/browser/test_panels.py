@@ -276,21 +276,28 @@ def test_the_panels_say_the_same_in_every_language(canvas):
     assert set(keys) == {"en", "ja", "zh"} and keys["en"] == keys["ja"] == keys["zh"]
 
 
-def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(canvas):
+def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(host, unhurried):
     """Frame to frame while the canvas is dragged: a hundred of our nodes with full panels, and a hundred of the host's
-    that hold a text field.
+    samplers of the same size with a text field of its own in each. The middle frame of the best of four turns.
     """
-    times = canvas.evaluate(
+    times = opened(host, unhurried).evaluate(
         """async () => {
             const answers = Array(4).fill({ question: 'Does it?', grade: 'good', text: 'It does.' });
             const verdicts = [{ name: '', grade: 'good', headline: 'Looks like it', answers }];
+            let size;
             const measure = async (type, scale) => {
                 app.graph.clear();
                 for (let i = 0; i < 100; i++) {
                     const node = LiteGraph.createNode(type);
                     node.pos = [(i % 10) * 400, Math.floor(i / 10) * 500];
                     app.graph.add(node);
-                    node.attractorPanel?.show([{ kind: 'verdicts', verdicts, page: 'a/report.html' }]);
+                    if (node.attractorPanel) {
+                        node.attractorPanel.show([{ kind: 'verdicts', verdicts, page: 'a/report.html' }]);
+                        size = [...node.size];
+                    } else {
+                        app.widgets.STRING(node, 'text', ['STRING', { multiline: true }], app);
+                        node.setSize(size);
+                    }
                 }
                 app.canvas.ds.scale = scale;
                 const spent = [];
@@ -304,20 +311,21 @@ def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(canvas):
                 }
                 return spent.sort((a, b) => a - b)[30];
             };
-            const times = [];
+            const times = {};
             for (const scale of [0.25, 0.8]) {
                 const [ours, theirs] = [[], []]; // by turns, for other work on the machine slows whole seconds
-                for (let i = 0; i < 3; i++) {
+                for (let i = 0; i < 4; i++) {
                     ours.push(await measure('Attractor_Score', scale));
-                    theirs.push(await measure('CLIPTextEncode', scale));
+                    theirs.push(await measure('KSamplerAdvanced', scale));
                 }
-                times.push([Math.min(...ours), Math.min(...theirs)]);
+                times[scale] = [Math.min(...ours), Math.min(...theirs)];
             }
             return times;
         }"""
     )
-    for ours, theirs in times:
-        assert ours < 2 * theirs + 5, f"{ours:.1f} ms a frame with our nodes, {theirs:.1f} with the host's: {times}"
+    print("milliseconds a frame at each scale, our nodes and the host's:", times)
+    for scale, (ours, theirs) in times.items():
+        assert ours < 1.25 * theirs, f"scale {scale}: {ours:.1f} ms a frame, {theirs:.1f} with the host's"
 
 
 def test_no_call_blocks_the_page(canvas):
