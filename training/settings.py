@@ -26,8 +26,8 @@ class TrainSettings:
     vectors. resolution: side in pixels of the training views. strength: attractor strength in [0, 1].
     background_scope: one set of background tokens for all photos, one for each photo or for each shoot, or none.
     background_vectors: number of background tokens in a set. background_steps: at most so many steps for the
-    background alone, first; it ends earlier when the tokens explain it. zoom: largest random magnification of a view.
-    flip: mirror half of the views. views: views of a photo that are encoded. seed: of everything random.
+    background alone, first; it ends earlier when the tokens explain it. zoom: largest random magnification of a view, 1
+    for none. flip: mirror half of the views. views: views of a photo that are encoded. seed: of everything random.
     representation: vectors (TI), vectors for each layer of the U-Net (XTI), or a network of timestep and layer (NeTI),
     which has one vector whatever `vectors` says. checkpointing: compute the U-Net's activations anew in backward, which
     takes less memory and more time; where memory runs out that is done anyway. schedule: of the learning rate after its

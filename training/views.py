@@ -13,6 +13,9 @@ from .augment import change_background, shift_colours
 from .model import DiffusionModel
 from .photos import Photo, SubjectSet
 
+FILLS = 0.6  # of a view, what a subject that is smaller in its photo is brought up to, its longer side
+_ENLARGED = 2  # times, at most, that a photo's pixels are for it
+
 
 @dataclass(frozen=True)
 class Views:
@@ -99,12 +102,15 @@ def view(
     """One square view [3, R, R] of a photo and its mask [R, R] (all ones where the photo has none).
 
     The window is as large as the photo's shorter side allows, up to `zoom` times smaller, and placed at random
-    where it keeps as much of the subject as fits.
+    where it keeps as much of the subject as fits. Where the mask says that the subject is small, windows go on to
+    those in which it fills FILLS of the side, and `zoom` counts from there.
     """
     width, height = photo.size
     draw = torch.rand(3, generator=generator)
-    side = max(8, round(min(width, height) / (1 + (zoom - 1) * float(draw[0]))))
     mask = torch.ones(height, width) if photo.mask is None else photo.mask
+    if zoom > 1:
+        zoom *= _closer(mask, resolution)
+    side = max(8, round(min(width, height) / (1 + (zoom - 1) * float(draw[0]))))
     left = _place(mask.amax(0), side, width, float(draw[1]) if zoom > 1 else 0.5)
     top = _place(mask.amax(1), side, height, float(draw[2]) if zoom > 1 else 0.5)
     stack = torch.cat([photo.pixels, mask[None]])[None, :, top : top + side, left : left + side]
@@ -112,6 +118,14 @@ def view(
     if flip:
         stack = stack.flip(-1)
     return stack[:3].contiguous(), stack[3].contiguous()
+
+
+def _closer(mask: Tensor, resolution: int) -> float:
+    """How much nearer to go, at most, to a subject that is small in its photo's window."""
+    window = min(mask.shape)
+    subject = max((int(rows[-1] - rows[0]) + 1 for rows in (torch.nonzero(mask.amax(d) > 0.5).flatten() for d in (0, 1))
+                   if len(rows)), default=window)  # fmt: skip
+    return max(1.0, min(FILLS * window / subject, _ENLARGED * window / resolution))
 
 
 def centre_view(mask: Tensor) -> Tensor:

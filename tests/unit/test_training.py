@@ -1,6 +1,7 @@
 """The rules of the training loop: what is measured, when the background is done, and which step is kept."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,9 +14,10 @@ from attractor_pack.training.device import _repeatable, backward, deterministic
 from attractor_pack.training.history import has_settled, latest_as_good
 from attractor_pack.training.measuring import Measuring
 from attractor_pack.training.objective import fixed_draws
+from attractor_pack.training.photos import photo_from_tensor
 from attractor_pack.training.schedules import draw_timesteps, mean_weight, rate_factor, snr_weight
 from attractor_pack.training.settings import TrainSettings
-from attractor_pack.training.views import Views, _place
+from attractor_pack.training.views import Views, _place, view
 
 
 class Model:
@@ -82,6 +84,25 @@ def test_a_window_keeps_the_subject(draw):
     assert start <= 60 and start + 40 >= 80 and 0 <= start <= 60
     wide = torch.ones(100)
     assert 0 <= _place(wide, 40, 100, draw) <= 60
+
+
+def test_a_small_subject_is_brought_nearer_where_its_mask_says_so():
+    """A subject of a fifth of a large photo, without a mask, in a photo of few pixels, and with views as they are."""
+
+    def shares(side, zoom, masked=True):
+        photo = photo_from_tensor(torch.zeros(side, side, 3), "far")
+        mask = torch.zeros(side, side)
+        mask[side // 2 : side // 2 + side // 5, side // 4 : side // 4 + side // 10] = 1
+        photo = replace(photo, mask=mask if masked else None)
+        generator = torch.Generator().manual_seed(3)
+        masks = [view(photo, 64, zoom, False, generator)[1] for _ in range(200)]
+        return torch.stack([m.amax(1).gt(0.5).float().mean() for m in masks])
+
+    near = shares(640, 1.2)
+    assert near.min() < 0.25 and 0.65 < near.max() < 0.75, "from the photo as it is to 1.2 times .6 of the view"
+    assert shares(640, 1.0).max() < 0.22
+    assert shares(640, 1.2, masked=False).min() == 1
+    assert 0.4 < shares(64, 1.2).max() < 0.53, "pixels are made at most twice as large for it"
 
 
 @pytest.mark.parametrize(
