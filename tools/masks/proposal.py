@@ -39,7 +39,7 @@ def proposal(subjects: int, workers: int) -> dict[str, float]:
     model = demo_model()
     for k, case in enumerate(group):
         with torch.inference_mode():
-            masked = with_masks(case.sets()[0], "own")
+            masked = with_masks(case.sets()[0], "own", model)
             began = time.perf_counter()
             chosen = propose(model, masked, TrainSettings(**OURS))
             seconds.append(time.perf_counter() - began)

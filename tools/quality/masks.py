@@ -1,20 +1,25 @@
-"""The masks that methods get: our own back end's, the true ones, and the true ones made wrong on purpose."""
+"""The masks that methods get: our own, as a user has them, the true ones, and the true ones made wrong on purpose."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from scipy.ndimage import grey_dilation, grey_erosion
 from torch import Tensor
 
+from ...attractor.errors import AttractorError
 from ...attractor.masks import Refinement
 from ...attractor.photo_masks import mask_set
 from ...attractor.raw_masks import Sources
 from ...attractor.saliency import SaliencyModel
 from ...training.photos import SubjectSet
 from ..models import fetch_u2netp
+
+if TYPE_CHECKING:
+    from ...training.model import DiffusionModel
 
 QUALITIES = ("true", "own", "eroded", "dilated", "box")
 WRONG_BY = 1 / 8  # of the picture's side, spread over both sides of the subject
@@ -25,27 +30,26 @@ def _saliency() -> SaliencyModel:
     return SaliencyModel(fetch_u2netp())
 
 
-def with_masks(subject: SubjectSet, quality: str) -> SubjectSet:
+def with_masks(subject: SubjectSet, quality: str, model: DiffusionModel | None = None) -> SubjectSet:
     """The set (which has its true masks) with masks of a quality; "none" takes them away.
 
-    A photo in which our back end finds nothing gets the whole frame, as a user would leave it.
+    "own" are those of the back end "auto", with the model's attention beside the saliency model's map. A set in which
+    it finds nothing gets whole frames, as a user would leave it.
     """
     if quality == "none":
         return subject.with_photos(replace(p, mask=None) for p in subject.photos)
     if quality == "true":
         return subject
     if quality == "own":
-        return subject.with_photos(_own(subject.with_photos([p])) for p in subject.photos)
+        return _own(subject, Sources(_saliency(), model))
     return subject.with_photos(replace(p, mask=_wrong(p.mask, quality)) for p in subject.photos if p.mask is not None)
 
 
-def _own(one: SubjectSet):
-    from ...attractor.errors import AttractorError
-
+def _own(subject: SubjectSet, sources: Sources) -> SubjectSet:
     try:
-        return mask_set(one, "saliency", Refinement(), sources=Sources(_saliency())).photos[0]
+        return mask_set(subject, "auto", Refinement(), sources=sources)
     except AttractorError:
-        return replace(one.photos[0], mask=torch.ones(one.photos[0].pixels.shape[-2:]))
+        return subject.with_photos(replace(p, mask=torch.ones(p.pixels.shape[-2:])) for p in subject.photos)
 
 
 def _wrong(mask: Tensor, quality: str) -> Tensor:

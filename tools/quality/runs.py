@@ -135,7 +135,7 @@ def run(job: Job) -> None:
     with torch.inference_mode():
         subject, held_out = job.case.sets()
         began = time.perf_counter()
-        given = with_masks(subject, job.method.masks)
+        given = with_masks(subject, job.method.masks, _host_model())
         concept, card = _trained(job, given)
         seconds = time.perf_counter() - began
         images = _paint(job, concept)

@@ -9,7 +9,7 @@ from .masks import QUALITIES
 from .methods import REPRESENTATIONS, Method
 
 Figures = Mapping[str, float]
-TITLES = {"same_shoot": "Same shoot: all training photos share background and light",
+TITLES = {"same_shoot": "Same shoot: all training photos share background and light, and most of each is background",
           "varied": "Varied: every training photo has a background of its own"}  # fmt: skip
 ABOUT = (
     "95% cluster-bootstrap intervals over subjects. *leak*: how far the colour of backgrounds moves from the "
@@ -22,7 +22,7 @@ ABOUT = (
     "cosine similarity to held-out photos in the demo's text-image encoder; *prompt*: backgrounds as asked, where"
     " the prompt asks; *gap*: memorisation gap in the same encoder; *diversity*: mean cosine distance between "
     "seeds; *seconds*: masks and training, with as many runs at a time as there are cores. All methods that use "
-    "masks get the same, by our saliency back end."
+    "masks get the same, those of our back end `auto`."
 )
 ABOUT_CHANGES = (
     "Change against ours, on subjects of a group of their own; an interval that excludes zero is a change that is "
@@ -35,7 +35,7 @@ ABOUT_REPRESENTATIONS = (
 )
 ABOUT_MASKS = (
     "Same shoot, {subjects}, {seeds}. Ours beside the mask-weighted loss alone (no background tokens, and as many of "
-    "the subject's steps), both with the same masks: the true ones, those of our saliency back end, and the true ones "
+    "the subject's steps), both with the same masks: the true ones, those of our back end `auto`, and the true ones "
     "made smaller, larger (each by an eighth of the picture's side) and a box. *overlap*: intersection over union with "
     "the true masks."
 )

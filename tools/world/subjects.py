@@ -70,11 +70,12 @@ def sample_subject(seed: int, kind: str | None = None) -> Subject:
 
 def subject_photos(subject: Subject, n: int, setting: str = "same_shoot", seed: int = 0, size: int = 64,
                    avoid: tuple[tuple[str, str], ...] = (),
-                   distractions: Distractions | None = None) -> list[Photo]:
+                   distractions: Distractions | None = None, further: float = 0.0) -> list[Photo]:
     """Take n photos of a subject; its pose, place and size differ in each.
 
     "same_shoot": all share background and light. "varied": each has a background of its own, none of
-    them among `avoid`, pairs of kind and colour. Raises ValueError for another setting or too large an n.
+    them among `avoid`, pairs of kind and colour. further: taken off the item's size, as from further away. Raises
+    ValueError for another setting or too large an n.
     """
     if setting not in ("same_shoot", "varied"):
         raise ValueError(f"setting must be 'same_shoot' or 'varied', not {setting!r}")
@@ -89,7 +90,8 @@ def subject_photos(subject: Subject, n: int, setting: str = "same_shoot", seed: 
     photos = []
     for i in range(n):
         kind, colour = pairs[int(order[i if setting == "varied" else 0])]
-        scene = replace(shoot, item=sample_pose(rng, subject.thing), background=kind,
+        pose = sample_pose(rng, subject.thing)
+        scene = replace(shoot, item=replace(pose, size=pose.size - further), background=kind,
                         background_colour=colour, seed=int(rng.integers(2**31)))
         if setting == "varied":
             scene = replace(scene, shift=float(rng.uniform(-1, 1)))
