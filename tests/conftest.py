@@ -22,6 +22,28 @@ TESTS = Path(__file__).parent
 PACK_NAME = "アトラクター pack"
 
 
+LONG = (
+    "studio/test_sweep.py",
+    "host/test_full_size.py",
+    "browser/test_panels.py",
+    "browser/test_templates.py",
+    "host/test_resume.py",
+    "browser/test_newest_front_end.py",
+    "host/test_sweep_node.py",
+    "host/test_memory.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, unit tests last: a worker that were left with a long one would keep the other waiting."""
+
+    def place(item):
+        file = Path(item.path).relative_to(TESTS).as_posix()
+        return LONG.index(file) if file in LONG else len(LONG) + file.startswith("unit/")
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A running ComfyUI with the pack and the probe nodes."""
