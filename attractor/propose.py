@@ -106,7 +106,8 @@ def propose(
         run = TrainingRun(model, subject, short, None, watcher)
         unseen, what = _unseen(subject, held_out, settings)
         with torch.no_grad():
-            views = make_views(model, unseen, settings.resolution, 2, 1.0, False, settings.seed)
+            near = "half" if settings.nearer == "random" else "no"
+            views = make_views(model, unseen, settings.resolution, 2, 1.0, False, settings.seed, nearer=near)
         pilots = [Pilot(s, 0.0) for s in STRENGTHS] + [Pilot(1.0, WIDE_FEATHER)]
         variants = [_variant(run, subject, pilot) for pilot in pilots]
         with model.training(settings.batch_size, settings.resolution):
@@ -145,7 +146,7 @@ def _variant(run, subject: SubjectSet, pilot: Pilot):
         how = Refinement(feather=pilot.feather, fill_holes=False)
         soft = subject.with_photos(replace(p, mask=refine(p.mask, how)) for p in subject.photos if p.mask is not None)
         s = run.settings
-        full = view_masks(soft, s.resolution, s.views, s.zoom, s.flip, s.seed, placed_by=subject)
+        full = view_masks(soft, s.resolution, s.views, s.zoom, s.flip, s.seed, s.nearer, placed_by=subject)
         masks = to_latent_grid(full, *masks.shape[-2:]).to(masks.device)
     return Variant(pilot.strength, masks)
 

@@ -215,6 +215,11 @@ def _as_raw(subject: SubjectSet, found: Sequence[tuple[np.ndarray, float]], cell
 _memory: OrderedDict[Hashable, Any] = OrderedDict()
 
 
+def forget_maps() -> None:
+    """Forget what is kept, so that the next masks take the time that they take."""
+    _memory.clear()
+
+
 def _remember(key: Hashable, make: Callable[[Any], Any], argument: Any) -> Any:
     """What was made under this key before, or is made now; the oldest are forgotten."""
     if key not in _memory:

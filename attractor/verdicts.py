@@ -13,7 +13,8 @@ from torch import Tensor
 GOOD, EMPTY = "good", "no subject found"
 ADVICE = {
     EMPTY: "paint a mask by hand and connect it (back end 'external')",
-    "subject too small": "crop the photo closer to the subject",
+    "subject too small": "views go nearer by the mask, so check the overlay; of a photo with few pixels, take a closer "
+    "one",
     "covers nearly everything": "right for a close-up; otherwise paint a mask (back end 'external')",
     "looks inverted": "white is the subject: invert the mask, unless the subject really is the frame",
     "touches the border": "right when the photo cuts the subject off; otherwise check the overlay",

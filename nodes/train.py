@@ -67,8 +67,8 @@ def training_inputs(*without: str) -> list:
         )),
         rare(io.Float.Input(
             "zoom", default=_DEFAULT.zoom, min=1, max=4, step=0.05,
-            tooltip="Largest random magnification; for a subject that is small in its photo, counted from where it "
-            "fills the view. 1 leaves photos as they are.",
+            tooltip="Largest random magnification. Where a mask shows that the subject is small, counted from where it "
+            "takes .6 of the view's side. 1 for none.",
         )),
         io.Boolean.Input(
             "flip", default=_DEFAULT.flip, tooltip="Mirror half of the views; not for a subject with writing."

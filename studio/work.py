@@ -45,6 +45,7 @@ from ..training.rights import check_rights
 from ..training.run_card import VERSION
 from ..training.settings import TrainSettings
 from ..training.together import Job, train_together
+from ..training.views import VERSION as VIEWS
 from .manifest import manifest
 from .plan import Plan
 from .sets import Case, Folder
@@ -159,7 +160,8 @@ def stamps_of(plan: Plan) -> dict[str, str]:
     """What a worker must have in common with whoever sent it work: the pack's version, and the files of base model,
     encoders and masks. Raises AttractorError when the base model is not on this machine.
     """
-    found = {"the pack": VERSION, "torch": torch.__version__.split("+")[0], "the base model": _model_stamp(plan.model)}
+    found = {"the pack": VERSION, "the kind of views": str(VIEWS), "torch": torch.__version__.split("+")[0],
+             "the base model": _model_stamp(plan.model)}  # fmt: skip
     folders = model_folders(plan.models or None)
     for name in _names(plan):
         path = encoder_file(name, folders)

@@ -130,11 +130,12 @@ class TrainingRun:
         s = settings
         with torch.no_grad():
             self.views = make_views(
-                model, subject, s.resolution, s.views, s.zoom, s.flip, s.seed, s.colour, s.background_change
+                model, subject, s.resolution, s.views, s.zoom, s.flip, s.seed, s.colour, s.background_change, s.nearer
             )
             self.held_out = None
             if held_out is not None and len(held_out):
-                self.held_out = make_views(model, held_out, s.resolution, 1, 1.0, False, s.seed)
+                near = "half" if s.nearer == "random" else "no"
+                self.held_out = make_views(model, held_out, s.resolution, 1, 1.0, False, s.seed, nearer=near)
         self.scale = model.table_scale()
         s.check_start(start_from is not None)
         own = start_from.vectors if start_from else word_vectors(model, subject.class_word, s.start)

@@ -10,6 +10,7 @@ from .model import DiffusionModel
 from .photos import SubjectSet
 from .rights import card_of
 from .settings import TrainSettings
+from .views import VERSION as VIEWS
 
 VERSION = "0.1.0"
 
@@ -54,7 +55,7 @@ def what_is_trained(
         "masks": "given" if subject.has_masks else "none",
         "split_certificate": certificate.sha256 if certificate else "",
         **card_of(subject, start_from.run_card if start_from else {}),
-        "versions": {"attractor": VERSION, "torch": torch.__version__},
+        "versions": {"attractor": VERSION, "views": VIEWS, "torch": torch.__version__},
     }
 
 

@@ -91,6 +91,12 @@ class TrainSettings:
         if from_concept and self.start != "class word":
             raise AttractorError("start is 'encoded word' and start_concept is connected: choose one of the two.")
 
+    @property
+    def nearer(self) -> str:
+        """How views of small subjects are made, as `make_views` has it; a plain training does not look at masks."""
+        plain = self.strength == 0 and self.background_scope == "none"
+        return "no" if plain or self.zoom == 1 else "random"
+
     def card(self) -> dict:
         """The fields as a plain dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -13,7 +13,8 @@ from .augment import change_background, shift_colours
 from .model import DiffusionModel
 from .photos import Photo, SubjectSet
 
-FILLS = 0.6  # of a view, what a subject that is smaller in its photo is brought up to, its longer side
+VERSION = 2  # of the way that views are made: a training goes on with views of the same kind only
+FILLS = 0.6  # of a view's side, up to which a subject is brought that is smaller in its photo
 _ENLARGED = 2  # times, at most, that a photo's pixels are for it
 
 
@@ -45,15 +46,16 @@ class Views:
 
 def make_views(
     model: DiffusionModel, subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int,
-    colour: float = 0.0, background_change: str = "none",
+    colour: float = 0.0, background_change: str = "none", nearer: str = "random",
 ) -> Views:  # fmt: skip
     """Encode `per_photo` square views of each photo; the first is the plain centre view.
 
     resolution: side in pixels. zoom: largest random magnification (1 = none). flip: mirror half of the views. colour:
-    largest change of all others' colours. background_change: of half of them, "none", "blur" or "swap".
+    largest change of all others' colours. background_change: of half of them, "none", "blur" or "swap". nearer: to
+    subjects that are small by their masks, in "random" windows, "half" of the way in all views, or "no".
     Raises AttractorError when a background is to be changed and there are no masks.
     """
-    images, masks, index = _views(subject, resolution, per_photo, zoom, flip, seed)
+    images, masks, index = _views(subject, resolution, per_photo, zoom, flip, seed, nearer)
     generator = torch.Generator().manual_seed(seed + 7)
     changed = [background_change != "none" and i % per_photo % 4 in (1, 2) for i in range(len(images))]
     for i in range(len(images)):
@@ -72,24 +74,25 @@ def make_views(
 
 
 def view_masks(
-    subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int, placed_by: SubjectSet
+    subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int, nearer: str,
+    placed_by: SubjectSet,
 ) -> Tensor:
     """Masks [V, R, R] of the views that make_views draws of `placed_by`, the same photos with other masks."""
     moved = [replace(own, pixels=own.mask.expand(3, -1, -1), mask=other.mask)
              for own, other in zip(subject.photos, placed_by.photos, strict=True) if own.mask is not None]  # fmt: skip
-    images, _, _ = _views(subject.with_photos(moved), resolution, per_photo, zoom, flip, seed)
+    images, _, _ = _views(subject.with_photos(moved), resolution, per_photo, zoom, flip, seed, nearer)
     return torch.stack(images)[:, 0]
 
 
 def _views(
-    subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int
+    subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int, nearer: str
 ) -> tuple[list[Tensor], list[Tensor], list[int]]:
     """Images, masks and photo indices of the views."""
     generator = torch.Generator().manual_seed(seed)
     images, masks, index = [], [], []
     for i, photo in enumerate(subject.photos):
         for k in range(per_photo):
-            image, mask = view(photo, resolution, zoom if k else 1.0, flip and k % 2 == 1, generator)
+            image, mask = view(photo, resolution, zoom if k else 1.0, flip and k % 2 == 1, generator, nearer)
             images.append(image)
             masks.append(mask)
             index.append(i)
@@ -97,20 +100,22 @@ def _views(
 
 
 def view(
-    photo: Photo, resolution: int, zoom: float, flip: bool, generator: torch.Generator
+    photo: Photo, resolution: int, zoom: float, flip: bool, generator: torch.Generator, nearer: str = "random"
 ) -> tuple[Tensor, Tensor]:
     """One square view [3, R, R] of a photo and its mask [R, R] (all ones where the photo has none).
 
     The window is as large as the photo's shorter side allows, up to `zoom` times smaller, and placed at random
-    where it keeps as much of the subject as fits. Where the mask says that the subject is small, windows go on to
-    those in which it fills FILLS of the side, and `zoom` counts from there.
+    where it keeps as much of the subject as fits. Where the mask says that the subject is small, windows of a zoom go
+    on to those in which it fills FILLS of the side, and `zoom` counts from there, as far as all of it is kept.
     """
     width, height = photo.size
     draw = torch.rand(3, generator=generator)
     mask = torch.ones(height, width) if photo.mask is None else photo.mask
-    if zoom > 1:
-        zoom *= _closer(mask, resolution)
-    side = max(8, round(min(width, height) / (1 + (zoom - 1) * float(draw[0]))))
+    near, whole = _nearness(mask, resolution)
+    if nearer == "random" and zoom > 1 and near > 1:
+        zoom = max(zoom, min(zoom * near, whole))
+    times = _half(near) if nearer == "half" else 1 + (zoom - 1) * float(draw[0])
+    side = max(8, round(min(width, height) / times))
     left = _place(mask.amax(0), side, width, float(draw[1]) if zoom > 1 else 0.5)
     top = _place(mask.amax(1), side, height, float(draw[2]) if zoom > 1 else 0.5)
     stack = torch.cat([photo.pixels, mask[None]])[None, :, top : top + side, left : left + side]
@@ -120,18 +125,22 @@ def view(
     return stack[:3].contiguous(), stack[3].contiguous()
 
 
-def _closer(mask: Tensor, resolution: int) -> float:
-    """How much nearer to go, at most, to a subject that is small in its photo's window."""
+def _nearness(mask: Tensor, resolution: int = 1) -> tuple[float, float]:
+    """How much nearer to go to a subject that is small in its photo's window, and how near all of it is still seen."""
     window = min(mask.shape)
-    subject = max((int(rows[-1] - rows[0]) + 1 for rows in (torch.nonzero(mask.amax(d) > 0.5).flatten() for d in (0, 1))
-                   if len(rows)), default=window)  # fmt: skip
-    return max(1.0, min(FILLS * window / subject, _ENLARGED * window / resolution))
+    seen = [torch.nonzero(mask.amax(d) > 0.5).flatten() for d in (0, 1)]
+    subject = max((int(rows[-1] - rows[0]) + 1 for rows in seen if len(rows)), default=window)
+    return max(1.0, min(FILLS * window / subject, _ENLARGED * window / resolution)), window / subject
+
+
+def _half(near: float) -> float:
+    return (1 + near) / 2
 
 
 def centre_view(mask: Tensor) -> Tensor:
-    """The part [s, s] of a mask [H, W] that the plain centre view of its photo shows."""
+    """The part [s, s] of a mask [H, W] that a view in the middle of its photo's views shows."""
     height, width = mask.shape
-    side = min(height, width)
+    side = max(1, round(min(height, width) / _half(_nearness(mask)[0])))
     left, top = (_place(mask.amax(d), side, n, 0.5) for d, n in ((0, width), (1, height)))
     return mask[top : top + side, left : left + side]
 

@@ -146,13 +146,14 @@ def test_a_part_of_the_record_is_kept_beside_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarks, "FOLDER", tmp_path)
     monkeypatch.setattr(benchmarks, "PAGE", tmp_path / "page.md")
     chosen = argparse.Namespace(tables=["main"], settings=["varied"], ablation_settings=[], ablation_seeds=2, seeds=3,
-                                varied_seeds=None, subjects=12, pictures=4)  # fmt: skip
+                                varied_seeds=None, subjects=12, pictures=4, as_recorded=True)  # fmt: skip
     new = {name: 0.125 for name in before["figures"] if name.startswith("varied.")}
     quality._Bench(chosen, best).write(new)
     after = json.loads((tmp_path / "quality.json").read_text(encoding="utf-8"))
     assert {k for k, v in after["figures"].items() if v != before["figures"][k]} <= set(new)
     assert all(after["figures"][name] == 0.125 for name in new) and set(after["figures"]) == set(before["figures"])
     assert "12 subjects x 3 seeds" in after["measured"]["varied"] and after["tuned"] == before["tuned"]
+    assert after["tuned_on"] == before["tuned_on"]
     assert {k: v for k, v in after["measured"].items() if k != "varied"} == {
         k: v for k, v in before["measured"].items() if k != "varied"}  # fmt: skip
     page = (tmp_path / "page.md").read_text(encoding="utf-8")

@@ -89,20 +89,27 @@ def test_a_window_keeps_the_subject(draw):
 def test_a_small_subject_is_brought_nearer_where_its_mask_says_so():
     """A subject of a fifth of a large photo, without a mask, in a photo of few pixels, and with views as they are."""
 
-    def shares(side, zoom, masked=True):
+    def shares(side, zoom, masked=True, nearer="random"):
         photo = photo_from_tensor(torch.zeros(side, side, 3), "far")
         mask = torch.zeros(side, side)
         mask[side // 2 : side // 2 + side // 5, side // 4 : side // 4 + side // 10] = 1
         photo = replace(photo, mask=mask if masked else None)
         generator = torch.Generator().manual_seed(3)
-        masks = [view(photo, 64, zoom, False, generator)[1] for _ in range(200)]
-        return torch.stack([m.amax(1).gt(0.5).float().mean() for m in masks])
+        masks = [view(photo, 64, zoom, False, generator, nearer)[1].gt(0.5) for _ in range(200)]
+        high, wide = (torch.stack([m.any(d).float().mean() for m in masks]) for d in (1, 0))
+        assert not masked or (high - 2 * wide).abs().max() < 0.05, "none of it is cut off"
+        return high
 
     near = shares(640, 1.2)
     assert near.min() < 0.25 and 0.65 < near.max() < 0.75, "from the photo as it is to 1.2 times .6 of the view"
     assert shares(640, 1.0).max() < 0.22
     assert shares(640, 1.2, masked=False).min() == 1
     assert 0.4 < shares(64, 1.2).max() < 0.53, "pixels are made at most twice as large for it"
+    assert 0.95 < shares(640, 4.0).max() <= 1
+    half = shares(640, 1.0, nearer="half")
+    assert half.min() == half.max() == pytest.approx(0.4, abs=0.02)
+    assert shares(640, 1.2, nearer="no").max() < 0.26
+    assert TrainSettings(strength=0.0, background_scope="none").nearer == "no", "plain training knows no masks"
 
 
 @pytest.mark.parametrize(

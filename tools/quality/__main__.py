@@ -37,7 +37,7 @@ APART = {  # records of their own
     "masks": tables.write_masks, "representations": tables.write_representations, "options": tables.write_options,
     "relatives": tables.write_relatives,
 }  # fmt: skip
-BASELINES = ("ti_published", "ti_tuned", "cross_init", "directional", "soft_masks")
+BASELINES = ("ti_published", "ti_tuned", "ti_nearer", "cross_init", "directional", "soft_masks")
 Table = dict[str, list[Measured]]
 
 
@@ -234,7 +234,7 @@ class _Bench:
         last = benchmarks.FOLDER / "quality.json"
         before = json.loads(last.read_text(encoding="utf-8")) if last.is_file() else {}
         seeds = {"same_shoot": chosen.seeds, "varied": chosen.varied_seeds or chosen.seeds}
-        asked = f"20 prompts x {chosen.pictures} pictures"
+        asked = f"20 prompts x {chosen.pictures} pictures, masks of `auto`"
         run = {setting: f"{chosen.subjects} subjects x {tables.seeds_in_words(seeds[setting])}, {asked}"
                for setting in chosen.settings if "main" in chosen.tables}  # fmt: skip
         run |= {f"ablation.{setting}": f"{DEVELOP_SUBJECTS} subjects x {tables.seeds_in_words(chosen.ablation_seeds)}, "
@@ -245,11 +245,14 @@ class _Bench:
                   if not name.startswith(tuple(f"{part}." for part in run))}  # fmt: skip
         tuned: dict[str, Any] = {n: vars(m.baseline) if m.baseline else m.settings for n, m in self.best.items()}
         figures = others | figures
-        benchmarks.write_record("quality", figures, measured=measured, tuned=tuned)
+        tuned_on = f"{now}, on {TUNING_SUBJECTS} other subjects of the same shoot"
+        if chosen.as_recorded:
+            tuned_on = before["tuned_on"]
+        benchmarks.write_record("quality", figures, measured=measured, tuned=tuned, tuned_on=tuned_on)
         main = rows.main_table(self.best)
         settings = [setting for setting in SETTINGS if setting in measured]
         frontier(benchmarks.FOLDER / "quality_frontier.png", figures, settings, main)
-        text = f"`make bench-quality`, with {tables.section(figures, main, measured)}"
+        text = f"`make bench-quality`, with {tables.section(figures, main, measured, tuned_on)}"
         benchmarks.write_section("quality", "Quality: leak, subject and prompt where the truth is known", text)
 
     def _jobs(self, group: list[Case], methods: Sequence[Method], count: int | None = None) -> dict[str, list[Job]]:

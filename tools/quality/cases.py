@@ -19,7 +19,7 @@ TRAIN_PHOTOS, HELD_OUT_PHOTOS = 5, 4
 # reflection in half of them, and the camera stands off, so that most of a photo is background
 SHOOT = Distractions(shadow=1.0, reflection=0.5, light=1.0, neighbour=0.06, noise=0.5, cast=1.0)
 FURTHER = 0.18
-# first seed of a group's subjects and of its photos, and the step through the kinds: "test" is looked at once;
+# first seed of a group's subjects and of its photos, and the step through the kinds: "test" makes the tables;
 # settings are tuned on "tuning", defaults are chosen on "develop"
 GROUPS = {"test": (300, 1000, 1), "tuning": (900, 1500, 5), "develop": (600, 2000, 1)}
 _BARE = ("a photo of {}", "a picture of {}", "{}")

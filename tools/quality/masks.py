@@ -33,23 +33,20 @@ def _saliency() -> SaliencyModel:
 def with_masks(subject: SubjectSet, quality: str, model: DiffusionModel | None = None) -> SubjectSet:
     """The set (which has its true masks) with masks of a quality; "none" takes them away.
 
-    "own" are those of the back end "auto", with the model's attention beside the saliency model's map. A set in which
-    it finds nothing gets whole frames, as a user would leave it.
+    "own" are those of the back end "auto", with the model's attention beside the saliency model's map. Raises
+    AttractorError where a user would be told that there is no subject, or a back end is missing.
     """
     if quality == "none":
         return subject.with_photos(replace(p, mask=None) for p in subject.photos)
     if quality == "true":
         return subject
     if quality == "own":
-        return _own(subject, Sources(_saliency(), model))
+        sources = Sources(_saliency(), model)
+        found = mask_set(subject, "auto", Refinement(), sources=sources)
+        if model is None or set(sources.missing) - {"text"}:
+            raise AttractorError(f"auto did without a back end: {sources.missing}")
+        return found
     return subject.with_photos(replace(p, mask=_wrong(p.mask, quality)) for p in subject.photos if p.mask is not None)
-
-
-def _own(subject: SubjectSet, sources: Sources) -> SubjectSet:
-    try:
-        return mask_set(subject, "auto", Refinement(), sources=sources)
-    except AttractorError:
-        return subject.with_photos(replace(p, mask=torch.ones(p.pixels.shape[-2:])) for p in subject.photos)
 
 
 def _wrong(mask: Tensor, quality: str) -> Tensor:

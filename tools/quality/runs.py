@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...attractor.raw_masks import forget_maps
 from ...training.demo_assets import ASSETS
 from ..checkpoints import import_host
 from ..host import ROOT
 from ..judge import READS, WEIGHTS, load
+from ..models import fetch_u2netp
 from .baselines import train_baseline
 from .cases import Case
 from .masks import overlap, with_masks
@@ -59,9 +61,10 @@ class Job:
 def _sources() -> str:
     """Hash of the models that are used and of the code that trains, paints and reads."""
     digest = hashlib.sha256()
-    models = [ASSETS / "checkpoint.safetensors", WEIGHTS, ASSETS / "clip" / "model.safetensors"]
+    models = [ASSETS / "checkpoint.safetensors", WEIGHTS, ASSETS / "clip" / "model.safetensors", fetch_u2netp()]
     code = [*ROOT.glob("training/*.py"), *ROOT.glob("attractor/*.py"), *ROOT.glob("nodes/host/*.py"),
-            ROOT / "metrics" / "encoders.py", ROOT / "tools" / "judge.py",
+            *(ROOT / "metrics" / f"{name}.py" for name in ("encoders", "preprocessing", "scores")),
+            ROOT / "tools" / "judge.py",
             *(Path(__file__).with_name(f"{name}.py") for name in ("baselines", "masks", "runs", "trials"))]  # fmt: skip
     for path in (*models, *sorted(code)):
         digest.update(path.read_bytes())
@@ -134,6 +137,7 @@ def run(job: Job) -> None:
     """Do one job and write its result beside its pictures."""
     with torch.inference_mode():
         subject, held_out = job.case.sets()
+        forget_maps()  # or a run would be timed without the masks that another one had made
         began = time.perf_counter()
         given = with_masks(subject, job.method.masks, _host_model())
         concept, card = _trained(job, given)

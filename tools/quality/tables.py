@@ -22,7 +22,9 @@ ABOUT = (
     "cosine similarity to held-out photos in the demo's text-image encoder; *prompt*: backgrounds as asked, where"
     " the prompt asks; *gap*: memorisation gap in the same encoder; *diversity*: mean cosine distance between "
     "seeds; *seconds*: masks and training, with as many runs at a time as there are cores. All methods that use "
-    "masks get the same, those of our back end `auto`."
+    "masks get the same, of our back end that is named below (saliency where none is), and views that go nearer to "
+    "a subject that is small by them, which *views nearer by masks* has without any weight. The photos of the same "
+    "shoot were made harder until the published Textual Inversion leaked. {tuned}"
 )
 ABOUT_CHANGES = (
     "Change against ours, on subjects of a group of their own; an interval that excludes zero is a change that is "
@@ -55,9 +57,11 @@ _COLUMNS = (("leak", "leak"), ("leak.full", "spelt out"), ("leak.partial", "half
 _WITH_INTERVAL = ("leak", "subject", "prompt", "gap")
 
 
-def section(figures: Figures, methods: Sequence[Method], measured: Mapping[str, str]) -> str:
-    """Everything below the heading. measured: when, on what and how often each part was run."""
-    text = [ABOUT]
+def section(figures: Figures, methods: Sequence[Method], measured: Mapping[str, str], tuned_on: str) -> str:
+    """Everything below the heading. measured: when, on what and how often each part was run. tuned_on: when and where
+    the methods' settings were chosen.
+    """
+    text = [ABOUT.format(tuned=f"Settings were tuned on {tuned_on}.")]
     for setting in (one for one in TITLES if one in measured):
         text += [f"### {TITLES[setting]}", f"{measured[setting]}.", main_table(figures, setting, methods),
                  comparison(figures, setting),
