@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(RUN).tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WORD),--word "$(WORD)")
 
 test: $(STAMP) lint
-	$(VENV)/bin/python -P -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
+	$(VENV)/bin/python -P -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25 -m "not full"
 
 test-fast: $(STAMP)
 	$(VENV)/bin/python -P -m pytest tests/unit tests/studio -m "not slow" -n $(WORKERS) --dist loadfile

@@ -278,9 +278,9 @@ def test_the_panels_say_the_same_in_every_language(canvas):
 
 def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(host, unhurried):
     """Frame to frame while the canvas is dragged: a hundred of our nodes with full panels, and a hundred of the host's
-    samplers of the same size with a text field of its own in each. The middle frame of the best of four turns.
+    samplers of the same size with a text field of its own in each. The middle frame of the best of three turns.
     """
-    times, idle = opened(host, unhurried).evaluate(
+    times = opened(host, unhurried).evaluate(
         """async () => {
             const answers = Array(4).fill({ question: 'Does it?', grade: 'good', text: 'It does.' });
             const verdicts = [{ name: '', grade: 'good', headline: 'Looks like it', answers }];
@@ -302,14 +302,14 @@ def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(host, unhurried):
                 app.canvas.ds.scale = scale;
                 const spent = [];
                 let last = await new Promise(requestAnimationFrame);
-                for (let i = 0; i < 60; i++) {
+                for (let i = 0; i < 40; i++) {
                     app.canvas.ds.offset[0] = -i * 5;
                     app.canvas.setDirty(true, true);
                     const now = await new Promise(requestAnimationFrame);
                     spent.push(now - last);
                     last = now;
                 }
-                return spent.sort((a, b) => a - b)[30];
+                return spent.sort((a, b) => a - b)[20];
             };
             const shown = () => [...document.querySelectorAll('.attractor-panel, .comfy-multiline-input')]
                 .filter(element => element.offsetParent !== null).length;
@@ -317,7 +317,7 @@ def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(host, unhurried):
             for (const scale of [0.25, 0.8]) {
                 const [ours, theirs] = [[], []]; // by turns, for other work on the machine slows whole seconds
                 let counts;
-                for (let i = 0; i < 4; i++) {
+                for (let i = 0; i < 3; i++) {
                     ours.push(await measure('Attractor_Score', scale));
                     counts = [shown()];
                     theirs.push(await measure('KSamplerAdvanced', scale));
@@ -325,19 +325,12 @@ def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(host, unhurried):
                 }
                 times[scale] = [Math.min(...ours), Math.min(...theirs), counts];
             }
-            app.graph.clear();
-            const spent = [];
-            let last = await new Promise(requestAnimationFrame);
-            for (let i = 0; i < 30; i++) {
-                const now = await new Promise(requestAnimationFrame);
-                spent.push(now - last);
-                last = now;
-            }
-            return [times, spent.sort((a, b) => a - b)[15]];
+            return times;
         }"""
     )
     print("milliseconds a frame at each scale, our nodes and the host's:", times)
-    assert idle < 8, f"the browser waits for a screen: {idle:.1f} ms a frame without any node"
+    screens = [frame * 60 / 1000 for of in times.values() for frame in of[:2]]
+    assert max(abs(n - round(n)) for n in screens) > 0.05, f"the browser waited for a screen: {times}"
     assert times["0.8"][2][0] == times["0.8"][2][1] >= 12, "panels and text fields are there to be drawn"
     for scale, (ours, theirs, _) in times.items():
         assert ours < 1.25 * theirs + 1, f"scale {scale}: {ours:.1f} ms a frame, {theirs:.1f} with the host's"

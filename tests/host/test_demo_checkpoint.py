@@ -38,7 +38,7 @@ def test_the_judge_reads_sixty_samples_as_they_were_asked_for(server, load_demo,
 
 
 def test_the_short_quality_benchmark_shows_the_leak_and_its_end():
-    command = [sys.executable, "-P", "-m", "attractor_pack.tools.quality", "--short"]
+    command = [sys.executable, "-P", "-m", "attractor_pack.tools.quality", "--short", "--workers", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     leak = {}

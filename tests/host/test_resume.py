@@ -213,7 +213,7 @@ def test_a_killed_server_goes_on_where_it_was(own_server):
 
     ATTRACTOR_TEST_KILLS: how often. Each kill comes some moments after a new state was kept, however fast the machine.
     """
-    kills, moments, went_on = int(os.environ.get("ATTRACTOR_TEST_KILLS", "2")), random.Random(5), [0]
+    kills, moments, went_on = int(os.environ.get("ATTRACTOR_TEST_KILLS", "1")), random.Random(5), [0]
     steps = 130 * kills
     runs = own_server.base / "output" / "attractor" / "runs"
     own_server.start()

