@@ -73,7 +73,7 @@ def grid(method: Method) -> list[Method]:
 def main_table(best: dict[str, Method]) -> list[Method]:
     """All rows of the main table, given the tuned methods by name."""
     rows = [FLOOR, TI_PUBLISHED, *(best.get(m.name, m) for m in TUNABLE)]
-    nearer = "Textual Inversion, tuned, views nearer by masks"
+    nearer = "TI, tuned, views nearer by masks"
     rows.insert(3, replace(rows[2], name="ti_nearer", about=nearer, masks="own"))
     ours = best.get("ours", TUNABLE[-1])
     about = "TI + attractor, true masks (upper bound)"

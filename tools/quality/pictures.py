@@ -32,8 +32,8 @@ def frontier(path: Path, figures: dict[str, float], settings: Sequence[str], met
             x, y = figures[f"{name}.leak"], figures[f"{name}.subject"]
             spread = [[[v - figures[f"{name}.{m}_low"]], [figures[f"{name}.{m}_high"] - v]]
                       for v, m in ((x, "leak"), (y, "subject"))]  # fmt: skip
-            mark = "*" if method.name == "ours" else "o"
-            ax.errorbar(x, y, xerr=np.abs(spread[0]), yerr=np.abs(spread[1]), fmt=mark, color=colours[i % 10],
+            mark, colour = ("*", "black") if method.name == "ours" else ("o", colours[i % 10])
+            ax.errorbar(x, y, xerr=np.abs(spread[0]), yerr=np.abs(spread[1]), fmt=mark, color=colour,
                         markersize=13 if mark == "*" else 7, capsize=3, lw=1.2, label=method.about)  # fmt: skip
         ax.axvline(0, color="0.8", lw=1, zorder=0)
         ax.set_title(setting.replace("_", " "))
