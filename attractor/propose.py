@@ -106,7 +106,7 @@ def propose(
         run = TrainingRun(model, subject, short, None, watcher)
         unseen, what = _unseen(subject, held_out, settings)
         with torch.no_grad():
-            near = "half" if settings.nearer == "random" else "no"
+            near = settings.nearer_to_measure
             views = make_views(model, unseen, settings.resolution, 2, 1.0, False, settings.seed, nearer=near)
         pilots = [Pilot(s, 0.0) for s in STRENGTHS] + [Pilot(1.0, WIDE_FEATHER)]
         variants = [_variant(run, subject, pilot) for pilot in pilots]

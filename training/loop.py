@@ -134,7 +134,7 @@ class TrainingRun:
             )
             self.held_out = None
             if held_out is not None and len(held_out):
-                near = "half" if s.nearer == "random" else "no"
+                near = s.nearer_to_measure
                 self.held_out = make_views(model, held_out, s.resolution, 1, 1.0, False, s.seed, nearer=near)
         self.scale = model.table_scale()
         s.check_start(start_from is not None)

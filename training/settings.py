@@ -97,6 +97,11 @@ class TrainSettings:
         plain = self.strength == 0 and self.background_scope == "none"
         return "no" if plain or self.zoom == 1 else "random"
 
+    @property
+    def nearer_to_measure(self) -> str:
+        """The same for views that are only measured: they stand still, half of the way."""
+        return "no" if self.nearer == "no" else "half"
+
     def card(self) -> dict:
         """The fields as a plain dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -71,7 +71,7 @@ def test_layers_of_their_own(server, said, checkpoint):
     kind, file = checkpoint
     settings = {**TRAINING, "steps": 1, "background_steps": 0, "batch_size": 1, "resolution": 128, "views": 1,
                 "representation": "XTI", "checkpointing": True, "learning_rate": 0.05}  # fmt: skip
-    painted = {"seed": 1, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    painted = {"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     prompt = "a photo of a <subject> on a beach"
     run = server.queue({
         "base": node("CheckpointLoaderSimple", ckpt_name=file),
