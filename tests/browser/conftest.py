@@ -30,7 +30,7 @@ def browser():
 
 @pytest.fixture
 def unhurried(browser):
-    """Another one, that waits for no screen: a frame takes what drawing it takes, not a multiple of 16.7 ms."""
+    """Another one, that waits for no screen: frames follow one another as fast as they are drawn."""
     found = launched(browser.browser_type, "--disable-frame-rate-limit", "--disable-gpu-vsync")
     yield found
     found.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import contextmanager
+from statistics import median
 
 import pytest
 from attractor_pack.attractor.overlay import effective_weight
@@ -277,19 +278,20 @@ def test_the_panels_say_the_same_in_every_language(canvas):
 
 
 def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(host, unhurried):
-    """Frame to frame while the canvas is dragged: a hundred of our nodes with full panels, and a hundred of the host's
-    samplers of the same size with a text field of its own in each. The middle frame of the best of three turns.
+    """What frames cost while the canvas is dragged: a hundred of our nodes with full panels, and elsewhere on it a
+    hundred of the host's samplers of the same size with a text field of its own in each. Counted is the processors'
+    time of all of the browser's processes, in short turns: other work on the machine slows whole seconds, both alike.
     """
-    times = opened(host, unhurried).evaluate(
-        """async () => {
+    page, browser = opened(host, unhurried), unhurried.new_browser_cdp_session()
+    page.evaluate(
+        """() => {
             const answers = Array(4).fill({ question: 'Does it?', grade: 'good', text: 'It does.' });
             const verdicts = [{ name: '', grade: 'good', headline: 'Looks like it', answers }];
             let size;
-            const measure = async (type, scale) => {
-                app.graph.clear();
+            const place = (type, top) => {
                 for (let i = 0; i < 100; i++) {
                     const node = LiteGraph.createNode(type);
-                    node.pos = [(i % 10) * 400, Math.floor(i / 10) * 500];
+                    node.pos = [(i % 10) * 400, top + Math.floor(i / 10) * 500];
                     app.graph.add(node);
                     if (node.attractorPanel) {
                         node.attractorPanel.show([{ kind: 'verdicts', verdicts, page: 'a/report.html' }]);
@@ -299,41 +301,44 @@ def test_a_graph_of_a_hundred_nodes_is_drawn_as_fast(host, unhurried):
                         node.setSize(size);
                     }
                 }
-                app.canvas.ds.scale = scale;
-                const spent = [];
-                let last = await new Promise(requestAnimationFrame);
-                for (let i = 0; i < 40; i++) {
-                    app.canvas.ds.offset[0] = -i * 5;
-                    app.canvas.setDirty(true, true);
-                    const now = await new Promise(requestAnimationFrame);
-                    spent.push(now - last);
-                    last = now;
-                }
-                return spent.sort((a, b) => a - b)[20];
             };
-            const shown = () => [...document.querySelectorAll('.attractor-panel, .comfy-multiline-input')]
-                .filter(element => element.offsetParent !== null).length;
-            const times = {};
-            for (const scale of [0.25, 0.8]) {
-                const [ours, theirs] = [[], []]; // by turns, for other work on the machine slows whole seconds
-                let counts;
-                for (let i = 0; i < 3; i++) {
-                    ours.push(await measure('Attractor_Score', scale));
-                    counts = [shown()];
-                    theirs.push(await measure('KSamplerAdvanced', scale));
-                    counts.push(shown());
+            app.graph.clear();
+            place('Attractor_Score', 0);
+            place('KSamplerAdvanced', 50000);
+            window.drag = async (top, scale, frames) => {
+                app.canvas.ds.scale = scale;
+                for (let i = 0; i < frames; i++) {
+                    app.canvas.ds.offset = [-i * 5, -top];
+                    app.canvas.setDirty(true, true);
+                    await new Promise(requestAnimationFrame);
                 }
-                times[scale] = [Math.min(...ours), Math.min(...theirs), counts];
-            }
-            return times;
+            };
+            window.shown = () => [...document.querySelectorAll('.attractor-panel, .comfy-multiline-input')]
+                .filter(element => element.offsetParent !== null).length;
         }"""
     )
-    print("milliseconds a frame at each scale, our nodes and the host's:", times)
-    screens = [frame * 60 / 1000 for of in times.values() for frame in of[:2]]
-    assert max(abs(n - round(n)) for n in screens) > 0.05, f"the browser waited for a screen: {times}"
-    assert times["0.8"][2][0] == times["0.8"][2][1] >= 12, "panels and text fields are there to be drawn"
-    for scale, (ours, theirs, _) in times.items():
-        assert ours < 1.25 * theirs + 1, f"scale {scale}: {ours:.1f} ms a frame, {theirs:.1f} with the host's"
+
+    def spent():
+        return sum(process["cpuTime"] for process in browser.send("SystemInfo.getProcessInfo")["processInfo"])
+
+    def frames(top, scale):
+        """Milliseconds a frame, and how many panels or fields are on the screen."""
+        page.evaluate("([top, scale]) => drag(top, scale, 4)", [top, scale])
+        before = spent()
+        page.evaluate("([top, scale]) => drag(top, scale, 10)", [top, scale])
+        return 1000 * (spent() - before) / 10, page.evaluate("shown()")
+
+    for scale in (0.25, 0.8):
+        turns = []
+        for _ in range(3):  # a close call is measured for longer
+            turns += [[frames(top, scale) for top in (0, 50000)] for _ in range(12)]
+            ours, theirs = (median(cost for cost, _ in of) for of in zip(*turns, strict=True))
+            if ours < 1.15 * theirs:
+                break
+        print("scale", scale, "milliseconds a frame and panels, ours and the host's:", turns)
+        counts = [of[-1] for of in turns[-1]]
+        assert counts[0] == counts[1] and (scale < 0.5 or counts[0] >= 12), f"there to be drawn: {counts}"
+        assert ours < 1.25 * theirs, f"scale {scale}: {ours:.1f} ms a frame, {theirs:.1f} with the host's"
 
 
 def test_no_call_blocks_the_page(canvas):
