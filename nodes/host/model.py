@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,19 +13,19 @@ from torch import Tensor
 
 from ...attractor.attention import Gatherer, LayerAttention
 from ...attractor.errors import AttractorError
-from ...training.model import Context, Embedding, fingerprint
+from ...training.model import Context, Embedding
 from . import memory
 from . import text as host_text
 from .borrow import (
     checkpointed,
     differentiable_linears,
     frozen,
-    is_between,
     norms_keep_their_input,
     ordinary,
     ordinary_weights,
 )
 from .dynamic import for_training, whole, whole_clip
+from .identity import identity_of, prediction_type
 
 
 class HostModel:
@@ -102,14 +101,8 @@ class HostModel:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Hashes over samples of the weights, with the names of the host's classes."""
-        patched = {"model_patches": patches_fingerprint(self.patcher),
-                   "clip_patches": patches_fingerprint(self.clip.patcher)}  # fmt: skip
-        return {name: found for name, found in patched.items() if found} | {
-            "model": model_fingerprint(self.patcher),
-            "clip": f"{type(self.clip.cond_stage_model).__name__} {_own_weights(self.clip.patcher)}",
-            "vae": f"{type(self.vae.first_stage_model).__name__} {_own_weights(self.vae.patcher)}",
-        }
+        """Hashes over samples of the weights, and of what nodes have put on them; see identity_of."""
+        return identity_of(self.patcher, self.clip, self.vae)
 
     @contextmanager
     def training(self, batch_size: int, resolution: int, checkpointing: bool = False) -> Iterator[bool]:
@@ -308,54 +301,6 @@ def _per_layer(patches: dict, context: Context) -> dict:
         return n, keys.to(key.dtype), values.to(key.dtype)
 
     return {**patches, "attn2_patch": [own_context, *patches.get("attn2_patch", [])]}
-
-
-def prediction_type(model: Any) -> str:
-    """What the model predicts: "eps", "v", or the host's own name for it."""
-    names = [base.__name__ for base in type(model.get_model_object("model_sampling")).__mro__]
-    kind = next((n for n in names if n in ("V_PREDICTION", "EPS")), model.model.model_type.name)
-    return str({"EPS": "eps", "V_PREDICTION": "v"}.get(kind, kind.lower()))
-
-
-def model_fingerprint(model: Any) -> str:
-    """Class of the host's model and a hash over samples of its U-Net's weights."""
-    return f"{type(model.model.model_config).__name__} {_own_weights(model, 'diffusion_model.')}"
-
-
-def _own_weights(patcher: Any, part: str = "") -> str:
-    """Fingerprint of a model, or of a part of it, without what another clone of it has patched into its weights.
-
-    All clones share one module, and the last one loaded leaves its patches there; the host keeps the originals.
-    """
-    module = patcher.model.get_submodule(part.rstrip("."))
-    own = {name: kept.weight for name, kept in patcher.backup.items() if name.startswith(part)}
-    readable = {name: ordinary(tensor) for name, tensor in module.state_dict().items() if is_between(tensor)}
-    return fingerprint(module, readable | {name[len(part) :]: weight for name, weight in own.items()})
-
-
-def patches_fingerprint(patcher: Any) -> str:
-    """Hash over the weight patches, such as LoRAs, that nodes have put on a model; empty without any."""
-    digest = hashlib.sha256()
-    for name, patches in sorted(patcher.patches.items()):
-        digest.update(name.encode())
-        for strength, patch, strength_model, *_ in patches:
-            digest.update(f"{strength} {strength_model} {type(patch).__name__}".encode())
-            for tensor in _tensors(patch):
-                flat = tensor.detach().flatten()
-                sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-                digest.update(f"{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()[:16] if patcher.patches else ""
-
-
-def _tensors(patch: Any) -> Iterator[Tensor]:
-    """The tensors in a patch: a tensor, a tuple that begins with its kind, or one of the host's weight adapters."""
-    if isinstance(patch, Tensor):
-        yield patch
-    elif isinstance(patch, list | tuple):
-        for part in patch:
-            yield from _tensors(part)
-    elif hasattr(patch, "weights"):
-        yield from _tensors(patch.weights)
 
 
 def _differentiable_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -17,8 +17,8 @@ from ...attractor.errors import AttractorError
 from ...attractor.prompts import SUBJECT, spoken
 from ...metrics.generations import Generated, Generations
 from ...training.concept import Concept
+from .identity import identity_of, prediction_type
 from .layered import layered
-from .model import model_fingerprint, prediction_type
 from .text import encoders, table, tokenise
 
 # samplers that draw noise while they run: the noise depends on the batch, so a picture is sampled by itself
@@ -83,7 +83,7 @@ def sample_grid(
             items += [Generated(prompt, seed, asdict(settings)) for seed in chosen]
             if bar is not None:
                 bar.update(len(chosen))
-    identity = {"prediction": prediction_type(model), "model": model_fingerprint(model)}
+    identity = {"prediction": prediction_type(model), **identity_of(model, clip, vae)}
     return Generations(torch.cat(images), tuple(items), word, concept, identity)
 
 

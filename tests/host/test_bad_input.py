@@ -167,6 +167,25 @@ def test_proposing_without_masks(refused, load_demo, demo):
     ), "no masks", "Attractor Mask")  # fmt: skip
 
 
+@pytest.mark.parametrize(("changed", "inputs"), [
+    ("clip", {"class_type": "CLIPSetLastLayer", "inputs": {"clip": ["demo", 1], "stop_at_clip_layer": -2}}),
+    ("model", {"class_type": "RescaleCFG", "inputs": {"model": ["demo", 0], "multiplier": 0.7}}),
+])  # fmt: skip
+def test_a_floor_of_another_model(refused, load_demo, demo, changed, inputs):
+    """What a stock node changes for the one grid alone would be counted as the concept's."""
+    grid = {"prompts": "a photo of a <subject>", "class_word": "cup", "negative": "", "first_seed": 1, "seeds": 1,
+            "batch_size": 1, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "width": 64,
+            "height": 64}  # fmt: skip
+    graph = load_demo(
+        split=node("Attractor_Split", subject=["demo", 3], held_out=4, split_seed=4),
+        shown=node("Attractor_SampleGrid", **{**demo, changed: ["changed", 0]}, **grid),
+        floor=node("Attractor_SampleGrid", **demo, **grid),
+        score=node("Attractor_Score", generations=["shown", 2], base_generations=["floor", 2], report_name="",
+                   train_set=["split", 0], held_out_set=["split", 1], image_encoder="demo-clip", text_encoder="none"),
+    )  # fmt: skip
+    refused({**graph, "changed": inputs}, "another model", "same LoRAs and patches")
+
+
 def test_a_model_without_cross_attention(refused, load_demo, demo):
     refused(load_demo(
         flux=node("Probe_Flux"),
