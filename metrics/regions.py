@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +47,21 @@ def only(region: str, images: Tensor, masks: Tensor) -> Tensor:
     return images * weight + _GREY * (1 - weight)
 
 
-def shift(pictures: Tensor, floor: Tensor, train: Tensor) -> Tensor:
+def shift(pictures: Tensor, floor: Tensor, train: Tensor, prompts: Sequence[str]) -> Tensor | None:
     """How far each picture's background moved from the floor's toward the train photos': 0 not at all, 1 all the way.
 
     pictures, floor: features [B, D] of backgrounds, of the same prompts and seeds with and without the concept. train:
-    features [N, D] of the train photos' backgrounds. The part of (picture - floor) along (train - floor), where train
-    is the mean over photos: <f - f0, t - f0> / |t - f0|^2.
+    features [N, D] of the train photos' backgrounds, t their mean. prompts: of the B pictures. <p - f, t - g> over the
+    mean of <t - f, t - g>, g the mean of the *other* floor pictures of the prompt, and of all others for a prompt with
+    one picture: with f on both sides of the product a concept that only draws backgrounds anew would leak by their
+    variance. None for a single picture.
     """
-    way = train.mean(0) - floor
-    return ((pictures - floor) * way).sum(-1) / way.square().sum(-1).clamp(min=1e-9)
+    if len(pictures) < 2:
+        return None
+    target, others = train.mean(0), []
+    for i, prompt in enumerate(prompts):
+        rest = [k for k, other in enumerate(prompts) if k != i and other == prompt]
+        others.append(floor[rest or [k for k in range(len(floor)) if k != i]].mean(0))
+    way = target - torch.stack(others)
+    along, length = ((pictures - floor) * way).sum(-1), ((target - floor) * way).sum(-1)
+    return along / length.mean().clamp(min=1e-9)

@@ -109,11 +109,30 @@ def test_only_a_region_is_seen():
 
 
 def test_the_shift_is_none_for_the_floor_and_one_for_the_photos():
-    floor, train = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.8, 0.6]])
-    way = train.mean(0) - floor
+    floor, train = torch.tensor([[1.0, 0.0, 0.0]] * 2), torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.8, 0.6]])
+    way, prompts = train.mean(0) - floor, ["one", "one"]
     for share in (0.0, 0.4, 1.0):
-        assert float(shift(floor + share * way, floor, train)) == pytest.approx(share, abs=1e-6)
-    assert float(shift(floor + torch.tensor([0.0, 0.3, -0.9]), floor, train)) == pytest.approx(0, abs=1e-6), "aside"
+        assert shift(floor + share * way, floor, train, prompts).tolist() == pytest.approx([share] * 2, abs=1e-6)
+    aside = floor + torch.tensor([0.0, 0.3, -0.9])
+    assert shift(aside, floor, train, prompts).tolist() == pytest.approx([0] * 2, abs=1e-6)
+    assert shift(aside[:1], floor[:1], train, ["one"]) is None, "one picture cannot tell"
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_backgrounds_that_are_only_drawn_anew_do_not_leak(seeds):
+    """Pictures and floor from one distribution: no leak, whatever the floor's variance. What is left is a ratio's own
+    bias; with the floor on both sides of the product it would be .3.
+    """
+    generator, found = torch.Generator().manual_seed(3), []
+    prompts = [f"prompt {i // seeds}" for i in range(8 * seeds)]
+    for _ in range(400):
+        places = torch.randn(8, 16, generator=generator).repeat_interleave(seeds, 0)
+        pictures, floor = (places + torch.randn(8 * seeds, 16, generator=generator) for _ in range(2))
+        train = torch.randn(4, 16, generator=generator) + 1
+        moved = shift(pictures, floor, train, prompts)
+        assert moved is not None
+        found.append(float(moved.mean()))
+    assert abs(sum(found) / len(found)) < 0.03
 
 
 def test_leak_is_seen_in_backgrounds(world):
