@@ -206,7 +206,6 @@ def _fit(a: Features, b: Features, limits: Thresholds) -> tuple[int, float, floa
     None.
     """
     from skimage.feature import match_descriptors
-    from skimage.transform import SimilarityTransform
 
     if min(len(a.descriptors), len(b.descriptors)) < 4:
         return None
@@ -217,12 +216,22 @@ def _fit(a: Features, b: Features, limits: Thresholds) -> tuple[int, float, floa
     model, inliers = _ransac(source, target)
     if model is None or inliers.sum() < 4 or not _is_plausible(model):
         return None
-    rigid: Any = SimilarityTransform.from_estimate(source[inliers], target[inliers])  # steadier where points lie close
-    overlays = [_overlay(a, b, fit) for fit in (model, rigid) if fit and _is_plausible(fit)]
+    rigid = _similarity(source[inliers], target[inliers])  # steadier where points lie close
+    overlays = [_overlay(a, b, fit) for fit in (model, rigid) if fit is not None and _is_plausible(fit)]
     enough = [found for found in overlays if found[1] >= limits.overlap]
     correlation, overlap, both = max(enough or overlays)
     coverage = max(_hull(source[inliers], a.grey.shape), _hull(target[inliers], b.grey.shape))
     return int(inliers.sum()), correlation, overlap, coverage, both
+
+
+def _similarity(source: np.ndarray, target: np.ndarray) -> Any:
+    """The similarity from points to points [n, 2], or None. scikit-image 0.26, for Python 3.11 on, names it anew."""
+    from skimage.transform import SimilarityTransform
+
+    if hasattr(SimilarityTransform, "from_estimate"):
+        return SimilarityTransform.from_estimate(source, target) or None
+    model = SimilarityTransform()
+    return model if model.estimate(source, target) else None
 
 
 def _ransac(source: np.ndarray, target: np.ndarray) -> tuple[AffineTransform | None, np.ndarray]:

@@ -93,6 +93,20 @@ def test_no_disjoint_split_says_which_photos_belong_together(dreambooth):
         split_set(subject_set(photos, "dog"), 1, 0)
 
 
+def test_an_older_scikit_image_finds_the_same(monkeypatch):
+    """Before 0.26, which Python 3.10 cannot have, a fit is not made but estimated."""
+    from attractor_pack.metrics import duplicates
+    from skimage.transform import SimilarityTransform
+
+    points = np.random.default_rng(0).random((12, 2)) * 100
+    moved = points @ np.array([[0.8, 0.6], [-0.6, 0.8]]) * 1.5 + 7
+    new = duplicates._similarity(points, moved)
+    monkeypatch.delattr(SimilarityTransform, "from_estimate", raising=False)
+    old = duplicates._similarity(points, moved)
+    assert np.allclose(old.params, new.params) and new.scale == pytest.approx(1.5)
+    assert duplicates._similarity(points[:1].repeat(4, 0), moved[:1].repeat(4, 0)) is None
+
+
 def test_one_photo_cannot_be_split(dreambooth):
     dog = read_folder(dreambooth / "dog", "dog")
     with pytest.raises(AttractorError, match="at least two"):
