@@ -111,7 +111,7 @@ def _score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photos", required=True, help="folder of the subject's photos")
     parser.add_argument("--split", required=True, help="what `attractor split --json` wrote for these photos")
     parser.add_argument("--base", help="folder of the same prompts and seeds without the concept")
-    parser.add_argument("--concept", help="concept file, for the report's small print")
+    parser.add_argument("--concept", help="the concept that painted DIR: its run card goes into the report")
     parser.add_argument("--word", default="", help="class word")
     parser.add_argument("--models", help=f"folder with encoders; {_MODELS_HELP}")
     _encoder_options(parser)

@@ -33,7 +33,8 @@ class Generated:
 class Generations:
     """images: [B, 3, H, W] in [0, 1]; items: what made each of them; concept: None for the base model alone.
 
-    masks: of the subject in each picture, [B, H, W] in [0, 1], where somebody has made some.
+    masks: of the subject in each picture, [B, H, W] in [0, 1], where somebody has made some. trained_on: SHA-256 of
+    photos that what painted them was trained on, as far as no concept says so.
     """
 
     images: Tensor
@@ -42,6 +43,7 @@ class Generations:
     concept: Concept | None = None
     base_model: dict = field(default_factory=dict)
     masks: Tensor | None = None
+    trained_on: tuple[str, ...] = ()
 
     def _comfy_cache_tensors(self) -> list[Tensor]:
         """What ComfyUI's cache counts when memory is short; without this hook, pictures would weigh nothing there."""

@@ -12,7 +12,7 @@ from PIL import Image
 from ..attractor.errors import AttractorError
 from ..attractor.files import read_json, write_beside, write_json
 from ..training.concept import Concept
-from ..training.run_card import photos_seen_by
+from ..training.run_card import photos_behind, photos_seen_by
 from .generations import Generated, Generations, contact_sheet, from_picture, to_picture
 
 INDEX = "pictures.json"
@@ -33,7 +33,8 @@ def write_pictures(made: Generations, folder: Path, also: Mapping[str, str] | No
     write_beside(folder / SHEET, lambda path: sheet.save(path, "PNG"))
     concept = made.concept
     index = {"class_word": made.class_word, "concept": concept.sha256 if concept else None,
-             "photos": photos_seen_by(concept) if concept else [], "pictures": rows}  # fmt: skip
+             "photos": photos_seen_by(concept) if concept else [],
+             "trained_on": photos_behind(concept) if concept else [], "pictures": rows}  # fmt: skip
     write_json(folder / INDEX, index)
     return index
 
@@ -51,7 +52,9 @@ def read_pictures(folder: Path, concept: Concept | None, class_word: str = "") -
             raise AttractorError(f"{folder / INDEX}: its picture {row} is missing or damaged ({error}).") from error
     if not images or len({image.shape for image in images}) > 1:
         raise AttractorError(f"{folder / INDEX}: lists no pictures, or pictures of different sizes.")
-    return Generations(torch.stack(images), tuple(items), class_word or index.get("class_word", ""), concept)
+    seen = tuple(map(str, index.get("trained_on") or ()))
+    word = class_word or index.get("class_word", "")
+    return Generations(torch.stack(images), tuple(items), word, concept, trained_on=seen)
 
 
 def painted_by(folder: Path) -> str | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..attractor.errors import AttractorError
 from ..attractor.prompts import spoken
 from ..training.photos import Photo, SubjectSet
+from ..training.run_card import photos_behind
 from .copies import SMALLEST, Copies, copy_check, pixel_copies, real_pairs
 from .duplicates import find_matches
 from .encoders import Encoder
@@ -209,8 +210,7 @@ _KEPT_PHOTOS = 4096
 
 def _check_unseen(generations: Generations, held_out: SubjectSet) -> None:
     """Raise AttractorError when the concept was trained on a held-out photo, by its own run card."""
-    card = generations.concept.run_card if generations.concept else {}
-    seen = {*(card.get("train_photos") or []), *(card.get("photos_before") or [])}
+    seen = {*generations.trained_on, *(photos_behind(generations.concept) if generations.concept else ())}
     trained = [photo.name for photo in held_out.photos if photo.sha256 in seen]
     if trained:
         raise AttractorError(
@@ -252,7 +252,8 @@ def _check_pair(generations: Generations, base: Generations) -> None:
     if base.items[0].settings != generations.items[0].settings or base.base_model != generations.base_model:
         raise AttractorError(
             "base_generations was painted with other sampler settings or another model than generations: give both "
-            "Attractor_SampleGrid nodes the same MODEL, size, steps, cfg, sampler and scheduler."
+            "Attractor_SampleGrid nodes the same MODEL, CLIP and VAE (with the same LoRAs and patches, or none), size, "
+            "steps, cfg, sampler and scheduler."
         )
 
 
@@ -270,7 +271,7 @@ def _image_score(
         floor, over = float(base_held.mean()), _over(to_held.mean(1), base_held, generations)
         gap, more = _over(excess, base_excess, generations), float((excess - base_excess).mean())
         if region == "background":
-            moved = shift(seen.pictures, seen.base, seen.train)
+            moved = shift(seen.pictures, seen.base, seen.train, [item.prompt for item in generations.items])
     rows = [
         {
             "prompt": item.prompt,

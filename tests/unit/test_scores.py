@@ -13,6 +13,7 @@ from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.metrics.encoders import available, efficientnet_lite0, load_encoder
 from attractor_pack.metrics.generations import Generated, Generations, contact_sheet
 from attractor_pack.metrics.page import folder_for, write_report
+from attractor_pack.metrics.pictures import read_pictures, write_pictures
 from attractor_pack.metrics.scores import score
 from attractor_pack.training import demo_assets
 from attractor_pack.training.concept import Concept
@@ -172,6 +173,17 @@ def test_a_concept_that_was_trained_on_a_held_out_photo_is_refused(sets, efficie
     concept = Concept({"l": torch.zeros(1, 8)}, "cup", {"train_photos": [held_out.photos[1].sha256]})
     with pytest.raises(AttractorError, match=held_out.photos[1].name):
         score(made([held_out.photos[0].pixels], concept), None, train, held_out, [efficientnet])
+
+
+def test_pictures_remember_what_was_trained_on_without_the_concept(sets, efficientnet, tmp_path):
+    """A folder of pictures says it by itself; those that only chose the step may be scored on."""
+    train, held_out = sets
+    card = {"train_photos": [train.photos[0].sha256], "held_out_photos": [held_out.photos[0].sha256]}
+    write_pictures(made([train.photos[0].pixels], Concept({"l": torch.zeros(1, 8)}, "cup", card)), tmp_path)
+    again = read_pictures(tmp_path, None)
+    assert score(again, None, train, held_out, [efficientnet]).scores
+    with pytest.raises(AttractorError, match=f"trained on {train.photos[0].name}"):
+        score(again, None, held_out, train, [efficientnet])
 
 
 def test_a_base_with_a_concept_or_other_settings_is_refused(sets, efficientnet):
