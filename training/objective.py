@@ -146,10 +146,11 @@ def loss(model: DiffusionModel, part: Part) -> Tensor:
 def losses_in_turn(model: DiffusionModel, parts: Sequence[Part]) -> Tensor:
     """Losses [N] of parts of one training that differ in their draws alone, batch by batch, prompts encoded once."""
     first, draws = parts[0], [part.draw for part in parts]
-    words = _words(first)
+    every = replace(first.draw, index=torch.cat([one.index for one in draws]),
+                    timestep=torch.cat([one.timestep for one in draws]))  # fmt: skip
+    words = _words(replace(first, draw=every))
     if len(next(iter(words.vectors.values()))) > 1 or len({one.template for one in draws}) > 1:
         return torch.cat([loss(model, part) for part in parts])
-    every = replace(first.draw, index=torch.cat([one.index for one in draws]))
     context = contexts_of(model, [replace(first, draw=every, subject=lambda _: words)])[0]
     rows = torch.arange(len(every.index), device=every.index.device).split([len(one.index) for one in draws])
     return torch.cat([losses(model, [part], [context.select(own)])[0] for part, own in zip(parts, rows, strict=True)])

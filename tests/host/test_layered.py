@@ -9,7 +9,7 @@ from attractor_pack.tools.graphs import TRAINING, node
 from attractor_pack.training import demo_assets
 from attractor_pack.training.concept import Concept, load_concept
 from attractor_pack.training.contexts import Row, encode_words
-from attractor_pack.training.objective import Part, fixed_draws, loss
+from attractor_pack.training.objective import Part, fixed_draws, loss, losses_in_turn
 from attractor_pack.training.representations import build
 from attractor_pack.training.views import make_views
 
@@ -180,6 +180,22 @@ def test_gradient_reaches_every_representation(loaded, kind):
         measured = (ends[0] - ends[1]) / (2 * step)
         print(f"{kind}: gradient {float(size):.5g}, finite difference {measured:.5g}")
         assert measured == pytest.approx(float(size), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["TI", "XTI", "NeTI"])
+def test_it_is_measured_alike_however_many_samples_go_at_once(loaded, kind):
+    """Sample by sample, as where memory is short, each with the words of its own timestep."""
+    *_, host = loaded
+    photos = demo_assets.subject()
+    concept = made(host, kind)
+    with torch.inference_mode(False), torch.no_grad(), host.training(4, 64):
+        views = make_views(host, photos.with_photos(photos.photos[:2]), 64, 1, 1.0, False, 0)
+        draws, subject = fixed_draws(host, views, 6, 3, 0), concept.representation().eval()
+        found = []
+        for size in (3, 1):
+            pieces = [piece for one in draws for piece in one.split(3 // size)]
+            found.append(losses_in_turn(host, [Part(views, p, subject, (), 1.0, "subject") for p in pieces]))
+        assert len(found[1]) == 6 and torch.allclose(*found, rtol=1e-3), found
 
 
 @pytest.mark.parametrize(("kind", "layers"), [("sd15", 16), ("sdxl", 11)])
