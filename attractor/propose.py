@@ -20,10 +20,10 @@ from .errors import AttractorError
 from .masks import Refinement, refine, to_latent_grid
 
 if TYPE_CHECKING:
-    from ..training.loop import Watcher
     from ..training.model import DiffusionModel
     from ..training.photos import SubjectSet
     from ..training.settings import TrainSettings
+    from ..training.watcher import Watcher
 
 STRENGTHS = (1.0, 0.85, 0.6, 0.3, 0.0)
 WIDE_FEATHER = 30.0  # per mille of the longer side: what the last pilot tries at full strength
@@ -91,10 +91,11 @@ def propose(
     swapped for plain and graded colours. Raises AttractorError for a set without masks, and what the watcher raises.
     """
     from ..training.device import deterministic
-    from ..training.loop import Silent, TrainingRun
     from ..training.objective import fixed_draws
+    from ..training.run import TrainingRun
     from ..training.side_by_side import SideBySide
     from ..training.views import make_views
+    from ..training.watcher import Silent
 
     if not subject.has_masks or all(float(p.mask.mean()) > 0.98 for p in subject.photos if p.mask is not None):
         raise AttractorError("The set has no masks to weigh by: wire it through Attractor Mask first.")
@@ -107,7 +108,8 @@ def propose(
         unseen, what = _unseen(subject, held_out, settings)
         with torch.no_grad():
             near = settings.nearer_to_measure
-            views = make_views(model, unseen, settings.resolution, 2, 1.0, False, settings.seed, nearer=near)
+            views = make_views(model, unseen, settings.resolution, 2, 1.0, False, settings.seed, nearer=near,
+                               watch=watcher.encoding)  # fmt: skip
         pilots = [Pilot(s, 0.0) for s in STRENGTHS] + [Pilot(1.0, WIDE_FEATHER)]
         variants = [_variant(run, subject, pilot) for pilot in pilots]
         with model.training(settings.batch_size, settings.resolution):

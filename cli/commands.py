@@ -33,13 +33,13 @@ from ..metrics.splits import Certificate, split_set
 from ..metrics.weights import KNOWN, fetch
 from ..studio.manifest import manifest
 from ..training.concept import check_name, load_concept, save_concept
-from ..training.loop import Silent
 from ..training.loop import train as train_concept
 from ..training.photos import SubjectSet, read_folder
 from ..training.resume import RunFolder
 from ..training.rights import check_rights
 from ..training.settings import TrainSettings
-from ..training.together import Among, Job, train_together
+from ..training.together import Job, train_together
+from ..training.watcher import Among, Silent
 
 
 def split(chosen: Namespace) -> dict:
@@ -85,8 +85,9 @@ def train(chosen: Namespace) -> dict:
     names = [chosen.name] if len(folders) == 1 else [folder.resolve().name for folder in folders]
     for name in names:
         path = Path(chosen.out) / f"{check_name(name)}.safetensors"
-        if len(names) > 1 and chosen.when_exists == "refuse" and path.exists():
-            raise AttractorError(f"{path} is there already: choose another --out, or --when-exists number.")
+        if chosen.when_exists == "refuse" and path.exists():
+            other = "--name or --out" if len(names) == 1 else "--out"
+            raise AttractorError(f"{path} is there already: choose another {other}, or --when-exists number.")
     if len(folders) > 1 and chosen.click:
         raise AttractorError("--click is for one folder: mask the folders one by one, and give --masks.")
     if len(set(names)) < len(names):

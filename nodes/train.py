@@ -17,7 +17,8 @@ from ..training.resume import RunFolder
 from ..training.schedules import SCHEDULES, TIMESTEPS
 from ..training.settings import BACKGROUND_CHANGES, BACKGROUND_SCOPES, REPRESENTATIONS, TrainSettings
 from ..training.starts import NORMS, STARTS
-from ..training.together import Among, Job, most_together, train_together
+from ..training.together import Job, most_together, train_together
+from ..training.watcher import Among
 from .host import folders, panels
 from .host.model import HostModel
 from .host.progress import HostWatcher

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .device import backward
-from .loop import TrainingRun
 from .model import Embedding
 from .objective import Draw, Part, draw, losses, predict
+from .run import TrainingRun
 from .views import Views
 
 _CELLS = 4 * 64 * 64  # latent cells in one batch: a batch of 4 at 512 pixels

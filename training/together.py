@@ -15,13 +15,14 @@ from ..attractor.errors import AttractorError
 from .concept import Concept
 from .device import backward, deterministic, is_out_of_memory
 from .history import History
-from .loop import Silent, Steps, TrainingRun, Watcher
 from .model import DiffusionModel
 from .objective import losses
 from .photos import SubjectSet
 from .resume import RunFolder
+from .run import Steps, TrainingRun
 from .run_card import run_card
 from .settings import TrainSettings
+from .watcher import Silent, Watcher
 
 _CELLS = 32 * 64 * 64  # latent cells in one batch, at most: eight trainings of batch 4 at 512 pixels
 
@@ -44,34 +45,6 @@ class Job:
         """The run, before its first step."""
         watcher = self.watcher or Silent()
         return TrainingRun(model, self.subject, self.settings, self.held_out, watcher, self.runs, self.start_from)
-
-
-class Among(Silent):
-    """A training's part in a watcher that several share: steps are added up, curve and previews are the first's."""
-
-    def __init__(self, watcher: Watcher, number: int, done: list[int], total: int):
-        self._watcher, self._number, self._done, self._total = watcher, number, done, total
-
-    @classmethod
-    def all(cls, watcher: Watcher, settings: Sequence[TrainSettings]) -> list[Among]:
-        """One for each training."""
-        done, total = [0] * len(settings), sum(s.background_steps + s.steps for s in settings)
-        return [cls(watcher, i, done, total) for i in range(len(settings))]
-
-    def step(self, done: int, total: int, value: float, phase: str) -> None:
-        """Of all trainings."""
-        self._done[self._number] = done
-        self._watcher.step(sum(self._done), self._total, value, f"{len(self._done)} trainings")
-
-    def measured(self, history: History) -> None:
-        """The first's."""
-        if self._number == 0:
-            self._watcher.measured(history)
-
-    def preview(self, done: int, concept: Concept) -> None:
-        """The first's."""
-        if self._number == 0:
-            self._watcher.preview(done, concept)
 
 
 def train_together(model: DiffusionModel, jobs: Sequence[Job]) -> list[tuple[Concept, History]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from .photos import Photo, SubjectSet
 
 VERSION = 2  # of the way that views are made: a training goes on with views of the same kind only
 FILLS = 0.6  # of a view's side, up to which a subject is brought that is smaller in its photo
+_AT_ONCE = 8  # views that are drawn and encoded together
 _ENLARGED = 2  # times, at most, that a photo's pixels are for it
 
 
@@ -47,30 +50,38 @@ class Views:
 def make_views(
     model: DiffusionModel, subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int,
     colour: float = 0.0, background_change: str = "none", nearer: str = "random",
+    watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Views:  # fmt: skip
     """Encode `per_photo` square views of each photo; the first is the plain centre view.
 
     resolution: side in pixels. zoom: largest random magnification (1 = none). flip: mirror half of the views. colour:
     largest change of all others' colours. background_change: of half of them, "none", "blur" or "swap". nearer: to
     subjects that are small by their masks, in "random" windows, "half" of the way in all views, or "no".
+    watch: told before each batch how many of how many views are encoded; may raise. No more than a batch of pictures
+    is held at a time.
     Raises AttractorError when a background is to be changed and there are no masks.
     """
-    images, masks, index = _views(subject, resolution, per_photo, zoom, flip, seed, nearer)
     generator = torch.Generator().manual_seed(seed + 7)
-    changed = [background_change != "none" and i % per_photo % 4 in (1, 2) for i in range(len(images))]
-    for i in range(len(images)):
-        if changed[i]:
-            own = masks[i] if subject.photos[index[i]].mask is not None else None
-            images[i] = change_background(background_change, images[i], own, generator)
-        if colour and i % per_photo:
-            images[i] = shift_colours(images[i], colour, generator)
-    latents = []
-    for start in range(0, len(images), 8):
-        latents.append(model.encode_images(torch.stack(images[start : start + 8]), seed + start).float().cpu())
-    encoded = torch.cat(latents)
-    grid = to_latent_grid(torch.stack(masks), encoded.shape[-2], encoded.shape[-1])
+    drawn, total = _views(subject, resolution, per_photo, zoom, flip, seed, nearer), len(subject) * per_photo
+    latents, grids, index, changed = [], [], [], []
+    for start in range(0, total, _AT_ONCE):
+        watch(start, total)
+        images, masks = [], []
+        for image, mask, i in islice(drawn, _AT_ONCE):
+            number = len(index)
+            changed.append(background_change != "none" and number % per_photo % 4 in (1, 2))
+            if changed[-1]:
+                own = mask if subject.photos[i].mask is not None else None
+                image = change_background(background_change, image, own, generator)
+            if colour and number % per_photo:
+                image = shift_colours(image, colour, generator)
+            images.append(image)
+            masks.append(mask)
+            index.append(i)
+        latents.append(model.encode_images(torch.stack(images), seed + start).float().cpu())
+        grids.append(to_latent_grid(torch.stack(masks), *latents[-1].shape[-2:]))
     photo, other = torch.tensor(index), torch.tensor(changed)
-    return Views(*(one.to(model.device) for one in (encoded, grid, photo, other)))
+    return Views(*(one.to(model.device) for one in (torch.cat(latents), torch.cat(grids), photo, other)))
 
 
 def view_masks(
@@ -80,23 +91,18 @@ def view_masks(
     """Masks [V, R, R] of the views that make_views draws of `placed_by`, the same photos with other masks."""
     moved = [replace(own, pixels=own.mask.expand(3, -1, -1), mask=other.mask)
              for own, other in zip(subject.photos, placed_by.photos, strict=True) if own.mask is not None]  # fmt: skip
-    images, _, _ = _views(subject.with_photos(moved), resolution, per_photo, zoom, flip, seed, nearer)
-    return torch.stack(images)[:, 0]
+    drawn = _views(subject.with_photos(moved), resolution, per_photo, zoom, flip, seed, nearer)
+    return torch.stack([image[0] for image, _, _ in drawn])
 
 
 def _views(
     subject: SubjectSet, resolution: int, per_photo: int, zoom: float, flip: bool, seed: int, nearer: str
-) -> tuple[list[Tensor], list[Tensor], list[int]]:
-    """Images, masks and photo indices of the views."""
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Image, mask and photo index of each view."""
     generator = torch.Generator().manual_seed(seed)
-    images, masks, index = [], [], []
     for i, photo in enumerate(subject.photos):
         for k in range(per_photo):
-            image, mask = view(photo, resolution, zoom if k else 1.0, flip and k % 2 == 1, generator, nearer)
-            images.append(image)
-            masks.append(mask)
-            index.append(i)
-    return images, masks, index
+            yield *view(photo, resolution, zoom if k else 1.0, flip and k % 2 == 1, generator, nearer), i
 
 
 def view(

@@ -31,6 +31,11 @@ class HostWatcher:
         self._history: History | None = None
         self._shows_samples = False
 
+    def encoding(self, done: int, total: int) -> None:
+        """Move the bar before the first step."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._bar.update_absolute(done, total)
+
     def step(self, done: int, total: int, value: float, phase: str) -> None:
         """Move the bar and write the loss."""
         comfy.model_management.throw_exception_if_processing_interrupted()

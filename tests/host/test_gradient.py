@@ -8,11 +8,13 @@ import dataclasses
 import pytest
 import torch
 from attractor_pack.attractor.errors import AttractorError
-from attractor_pack.training import demo_assets, loop
+from attractor_pack.training import demo_assets
 from attractor_pack.training.loop import train
 from attractor_pack.training.objective import Part, fixed_draws, loss
+from attractor_pack.training.run import TrainingRun
 from attractor_pack.training.settings import TrainSettings
 from attractor_pack.training.views import make_views
+from attractor_pack.training.watcher import Silent
 
 pytestmark = pytest.mark.host
 
@@ -105,15 +107,9 @@ def test_every_precision_trains_and_the_weights_exist_once(host_model, dtype):
     places = [(id(p), p.data_ptr()) for p in unet.parameters()]
     inside = []
 
-    class Watch:
+    class Watch(Silent):
         def step(self, done, total, value, phase):
             inside.append({p.data_ptr() for p in unet.parameters()})
-
-        def measured(self, history):
-            pass
-
-        def preview(self, done, concept):
-            pass
 
     with torch.inference_mode():
         concept, history = train(model, demo_assets.subject(), SHORT, None, Watch())
@@ -144,7 +140,7 @@ def test_half_precision_computation_trains_like_single(host_model):
 
 def test_background_and_subject_are_learnt_in_turn(host_model):
     model = host_model()
-    run = loop.TrainingRun(model, demo_assets.subject(), SHORT, None, loop.Silent())
+    run = TrainingRun(model, demo_assets.subject(), SHORT, None, Silent())
     start = {k: v.clone() for k, v in run.vectors.items()}
     with torch.inference_mode(), model.training(2, 64):
         run.learn_background()
@@ -165,7 +161,7 @@ def test_models_that_are_pushed_out_during_a_preview_come_back(host_model, comfy
     patched.add_patches({key: ("diff", (torch.ones_like(plain),))})
     lent = type(model)(patched, model.clip, model.vae)
 
-    class PushOut(loop.Silent):
+    class PushOut(Silent):
         def preview(self, done, concept):
             comfy.model_management.unload_all_models()
 

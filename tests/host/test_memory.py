@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 from attractor_pack.training import demo_assets
-from attractor_pack.training.loop import Silent, train
+from attractor_pack.training.loop import train
 from attractor_pack.training.settings import TrainSettings
+from attractor_pack.training.watcher import Silent
 
 pytestmark = pytest.mark.host
 

@@ -17,9 +17,10 @@ from attractor_pack.tools.graphs import TRAINING, node
 from attractor_pack.tools.host import GraphError, Host, HostError
 from attractor_pack.tools.models import link_into
 from attractor_pack.training.concept import load_concept
-from attractor_pack.training.loop import Silent, train
+from attractor_pack.training.loop import train
 from attractor_pack.training.resume import RunFolder
 from attractor_pack.training.settings import TrainSettings
+from attractor_pack.training.watcher import Silent
 from safetensors import safe_open
 
 pytestmark = pytest.mark.host
@@ -157,10 +158,43 @@ def test_another_training_has_another_folder(model, photos, tmp_path):
     others = [
         folder(tmp_path, model, photos, replace(SHORT, seed=1)), folder(tmp_path, model, (masked, photos[1]), SHORT),
         folder(tmp_path, model, (photos[0], None), SHORT), folder(tmp_path, model, photos[::-1], SHORT),
+        *(folder(tmp_path, one, photos, SHORT) for one in changed_by_nodes(model)),
         folder(tmp_path, type(model)(patched, model.clip, model.vae), photos, SHORT),
     ]  # fmt: skip
-    assert len({first.path, *(one.path for one in others)}) == 6
+    assert len({first.path, *(one.path for one in others)}) == 10
     assert folder(tmp_path, model, photos, SHORT).path == first.path
+    again = [folder(tmp_path, one, photos, SHORT).path for one in changed_by_nodes(model)]
+    assert again == [one.path for one in others[4:8]], "the same nodes make another model each time"
+
+
+def changed_by_nodes(model):
+    """What stock nodes make of a model: each is another one to a concept."""
+    from comfy_extras.nodes_freelunch import FreeU_V2
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    clip = model.clip.clone()
+    clip.clip_layer(-2)
+    freed = FreeU_V2.execute if hasattr(FreeU_V2, "execute") else FreeU_V2().patch
+    patched = [
+        ModelSamplingDiscrete().patch(model.patcher, "v_prediction", True)[0],
+        *(freed(model.patcher, b1=strength, b2=1.4, s1=0.9, s2=0.2)[0] for strength in (1.3, 1.2)),
+    ]  # fmt: skip
+    return [type(model)(model.patcher, clip, model.vae), *(type(model)(p, model.clip, model.vae) for p in patched)]
+
+
+def test_it_can_be_cancelled_while_photos_are_encoded(model, photos, tmp_path):
+    """Batch after batch, and nothing but a batch of pictures is held."""
+    told = []
+
+    class Leave(Silent):
+        def encoding(self, done, total):
+            told.append((done, total))
+            if done == 8:
+                raise Stop
+
+    with pytest.raises(Stop):
+        train(model, photos[0], replace(SHORT, views=6), photos[1], Leave(), 0, folder(tmp_path, model, photos, SHORT))
+    assert told == [(0, 18), (8, 18)]
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(model, photos, tmp_path, caplog):

@@ -8,10 +8,13 @@ import pytest
 import torch
 from attractor_pack.attractor.errors import AttractorError
 from attractor_pack.tools.graphs import TRAINING, node
-from attractor_pack.training import demo_assets, loop
+from attractor_pack.training import demo_assets
 from attractor_pack.training.concept import Concept
+from attractor_pack.training.loop import train
+from attractor_pack.training.run import TrainingRun
 from attractor_pack.training.settings import TrainSettings
 from attractor_pack.training.shoots import shoots
+from attractor_pack.training.watcher import Silent
 
 pytestmark = pytest.mark.host
 
@@ -20,7 +23,7 @@ STILL = {**SHORT, "steps": 1, "learning_rate": 1e-7}
 
 
 def learn(model, **settings):
-    return loop.train(model, demo_assets.subject(), TrainSettings(**settings))[0]
+    return train(model, demo_assets.subject(), TrainSettings(**settings))[0]
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("TI", "start"), ("TI", "vocabulary"), ("XTI", "start")])
@@ -75,11 +78,11 @@ def _moved(model, start):
 def test_a_concept_goes_on_from_another(model, kind):
     first = Concept({"l": model.words("red striped lamp")["l"].cpu()}, "cup")
     settings = TrainSettings(**STILL, representation=kind)
-    found, _ = loop.train(model, demo_assets.subject(), settings, start_from=first)
+    found, _ = train(model, demo_assets.subject(), settings, start_from=first)
     if kind == "TI":
         assert torch.allclose(found.vectors["l"], first.vectors["l"], atol=1e-5)
     assert found.run_card["start_concept"] == first.sha256
-    again, _ = loop.train(model, demo_assets.subject(), settings, start_from=found)
+    again, _ = train(model, demo_assets.subject(), settings, start_from=found)
     assert again.run_card["photos_before"] == sorted(found.run_card["train_photos"])
     learnt = learn(model, **STILL, representation=kind)
     assert learnt.run_card["start_concept"] == "" and learnt.sha256 != found.sha256
@@ -92,7 +95,7 @@ def test_photos_of_one_shoot_share_tokens(model):
     of_shoot = {numbers[name] for name in photos.names if name.startswith("shoot")}
     others = [numbers[name] for name in photos.names if name.startswith("other")]
     assert len(of_shoot) == 1 and not of_shoot & set(others) and len(set(others)) >= 3
-    run = loop.TrainingRun(model, photos, TrainSettings(**SHORT, background_scope="per shoot"), None, loop.Silent())
+    run = TrainingRun(model, photos, TrainSettings(**SHORT, background_scope="per shoot"), None, Silent())
     assert len(run.backgrounds) == len(set(numbers.values()))
     per_view = {photos.names[int(p)]: int(s) for p, s in zip(run.views.photo, run.views.shoot, strict=True)}
     assert per_view == numbers

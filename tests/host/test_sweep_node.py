@@ -80,6 +80,23 @@ def test_a_sweep_in_the_graph_is_cancelled_goes_on_and_is_compared_product_by_pr
     assert all("differences to plain" in one for one in run.outputs["compare"]["text"])
 
 
+def test_runs_that_failed_are_tried_again_when_it_is_queued_again(server):
+    """One product's photos are damaged; mended with the same size and time, the graph itself has not changed."""
+    folder = write_catalogue(server.base / "input" / "mended", 2, prompts=2)
+    photo = sorted((folder / "item-01").rglob("00.png"))[0]
+    whole, then = photo.read_bytes(), photo.stat()
+    photo.write_bytes(whole[:100] + bytes(len(whole) - 100))
+    os.utime(photo, ns=(then.st_atime_ns, then.st_mtime_ns))
+    asked = {"sweep": graph("mended", plan=PLAN.replace("catalogue", "mended"))["sweep"]}
+    first = server.queue(asked)
+    assert "item-01" in first.outputs["sweep"]["text"][0]
+    assert len(first.outputs["sweep"]["attractor"][0]["verdicts"]) == 2
+    photo.write_bytes(whole)
+    os.utime(photo, ns=(then.st_atime_ns, then.st_mtime_ns))
+    second = server.queue(asked)
+    assert len(second.outputs["sweep"]["attractor"][0]["verdicts"]) == 4
+
+
 @pytest.mark.parametrize(("changes", "says"), [
     ({"plan": "subjects: catalogue\nfoo: 1"}, "'foo' is not known"),
     ({"plan": "subjects: catalogue\nmodel: ../secret.safetensors"}, "no such file in models/checkpoints"),

@@ -13,10 +13,11 @@ from attractor_pack.tools.graphs import TRAINING, node
 from attractor_pack.tools.host import GraphError
 from attractor_pack.training import demo_assets, together
 from attractor_pack.training.concept import load_concept
-from attractor_pack.training.loop import Silent, train
+from attractor_pack.training.loop import train
 from attractor_pack.training.resume import RunFolder
 from attractor_pack.training.settings import TrainSettings
 from attractor_pack.training.together import Job, train_together
+from attractor_pack.training.watcher import Silent
 
 pytestmark = pytest.mark.host
 

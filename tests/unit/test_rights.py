@@ -108,6 +108,18 @@ def test_the_command_line_refuses_before_it_loads_a_model(photos, tmp_path, caps
     assert code == 1 and "expired on 2020-01-01" in said and not out.exists()
 
 
+def test_a_concept_that_is_there_already_is_said_before_anything_is_trained(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("attractor_pack.backend.diffusers_model.load", lambda *_: pytest.fail("a model was loaded"))
+    there = tmp_path / "out" / "mine.safetensors"
+    there.parent.mkdir()
+    there.write_bytes(b"weeks of work")
+    code = cli(["train", str(photos), "--word", "backpack", "--model", "demo", "--out", str(there.parent), "--name",
+                "mine", "--when-exists", "refuse"])  # fmt: skip
+    said = capsys.readouterr().err
+    assert code == 1 and "is there already: choose another --name or --out" in said
+    assert there.read_bytes() == b"weeks of work"
+
+
 def test_a_split_tells_of_each_photo_what_legal_asks(photos, tmp_path):
     """Hashes, split, group of near-duplicates and rights; no place, no EXIF."""
     from PIL import ImageOps

@@ -18,11 +18,12 @@ from ...attractor.prompts import BACKGROUND, SUBJECT, templates
 from ...training.concept import Concept
 from ...training.device import deterministic
 from ...training.history import History
-from ...training.loop import Silent, TrainingRun
 from ...training.model import Context, DiffusionModel, Embedding
 from ...training.objective import Draw, contexts_of, losses
 from ...training.photos import SubjectSet
+from ...training.run import TrainingRun
 from ...training.settings import TrainSettings
+from ...training.watcher import Silent
 
 
 @contextmanager

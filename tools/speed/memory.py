@@ -11,8 +11,9 @@ import torch
 
 from ...training import demo_assets
 from ...training.device import deterministic
-from ...training.loop import Silent, TrainingRun
+from ...training.run import TrainingRun
 from ...training.settings import TrainSettings
+from ...training.watcher import Silent
 
 _GIB = 2**30
 

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 
 from ...training import demo_assets
 from ...training.device import deterministic
-from ...training.loop import Silent, TrainingRun
 from ...training.objective import Part, fixed_draws, losses_in_turn
 from ...training.photos import SubjectSet
+from ...training.run import TrainingRun
 from ...training.settings import TrainSettings
 from ...training.views import make_views, view
+from ...training.watcher import Silent
 
 _EVERY = 10  # steps between two looks at the held-out loss
 

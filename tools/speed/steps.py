@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ...training import demo_assets
 from ...training.device import deterministic
-from ...training.loop import Silent, TrainingRun
+from ...training.run import TrainingRun
 from ...training.settings import TrainSettings
+from ...training.watcher import Silent
 from .. import checkpoints
 
 
