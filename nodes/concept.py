@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from comfy_api.latest import io, ui
 
 from ..attractor.errors import AttractorError
@@ -69,7 +67,7 @@ class LoadConcept(io.ComfyNode):
         try:
             state = folders.embedding_path(file).stat()
         except (OSError, AttractorError):
-            return math.nan
+            return float("nan")
         return f"{file} {state.st_size} {state.st_mtime_ns}"
 
     @classmethod

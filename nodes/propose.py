@@ -37,7 +37,8 @@ class Propose(io.ComfyNode):
                 io.Int.Input("pilot_steps", default=100, min=10, max=10000, tooltip="Steps of the pilots."),
                 SubjectSetType.Input(
                     "held_out_set", optional=True,
-                    tooltip="Photos with masks to compare the pilots on; without them, crops on swapped backgrounds.",
+                    tooltip="Photos with masks to compare the pilots on; without them, crops on swapped backgrounds. "
+                    "They then have chosen settings: for the strictest score leave this empty.",
                 ),
             ],
             outputs=[

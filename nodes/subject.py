@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 
 import torch
 from comfy_api.latest import io
@@ -32,7 +31,7 @@ class LoadSubject(io.ComfyNode):
                 io.String.Input(
                     "folder", default="", multiline=True,
                     tooltip="Folder of photos of one subject: a full path, or a folder inside ComfyUI's input folder. "
-                    "One a line for several subjects.",
+                    "One a line for several subjects. Where it comes by a wire, changed photos are not noticed.",
                 ),
                 io.String.Input(
                     "class_word", default="dog",
@@ -54,10 +53,10 @@ class LoadSubject(io.ComfyNode):
             return str(class_word)
         try:
             files = [p for line in _lines(folder) for p in sorted(folders.subject_folder(line).iterdir())]
-            photos = [p for p in files if p.suffix.lower() in SUFFIXES or p.name in MANIFESTS]
+            photos = [p for p in files if p.suffix.lower() in SUFFIXES or p.name.lower() in MANIFESTS]
             state = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in photos]
         except (OSError, AttractorError):
-            return math.nan
+            return float("nan")
         return hashlib.sha256(repr((state, class_word)).encode()).hexdigest()
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -88,12 +87,16 @@ class Sweep(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, plan, store_name="", **_):
-        """Photos that were added or changed make it run again."""
+        """Photos that were added or changed make it run again, and so do runs that failed the last time."""
         try:
-            files = [p for p in Path(_plan(plan).subjects).rglob("*") if p.is_file()]
+            chosen = _plan(plan)
+            files = [p for p in Path(chosen.subjects).rglob("*") if p.is_file()]
             state = sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
-        except (OSError, AttractorError, TypeError):
-            return math.nan
+            found = _summary(Store(str(_folder(store_name) / "store")), chosen)
+        except (OSError, AttractorError, TypeError, AttributeError):
+            return float("nan")
+        if found is not None and found.get("failed"):
+            return float("nan")
         return hashlib.sha256(repr((state, store_name)).encode()).hexdigest()
 
     @classmethod
@@ -101,7 +104,7 @@ class Sweep(io.ComfyNode):
         chosen, others = _plan(plan), hosts.split()
         for one in [*others, *([address.strip()] if address.strip() else [])]:
             _check_allowed(one)
-        folder = folders.report_folder("sweeps") / check_name(store_name.strip())
+        folder = _folder(store_name)
         written, where = folder / "plan.json", folder / "store"
         text = json.dumps(chosen.as_dict(), indent=1, ensure_ascii=False)
         write_beside(written, lambda path: path.write_text(text, encoding="utf-8"))
@@ -132,6 +135,11 @@ class Sweep(io.ComfyNode):
         said = table(found) if failed is None else f"{failed}\n\n{table(found)}"
         panel = panels.verdicts(badges[:_BADGES], None)
         return io.NodeOutput(*lists, said, json.dumps(found, ensure_ascii=False), ui={"text": (said,), **panel})
+
+
+def _folder(store_name: str) -> Path:
+    """Of a sweep, for plan and store."""
+    return folders.report_folder("sweeps") / check_name(store_name.strip())
 
 
 def _plan(text: str) -> Plan:

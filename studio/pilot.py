@@ -153,10 +153,12 @@ class Pilot:
 def pilot(sweep: Sweep, prices: Prices, machines: int = 1) -> Pilot:
     """Judge a sweep of one run a product. machines: on which it ran.
 
-    A machine is taken to run as many tasks at once as each ran here, at the speed that was measured so. Raises
+    A machine is taken to run as many tasks at once as each ran here, at the speed that was measured so; runs that were
+    in the store already say how many there were beside them. Raises
     AttractorError when no product came through.
     """
-    tasks = max(1, sweep.most_at_once // machines)
+    at_once = [int(run.record.get("at_once", 1)) for run in sweep.runs if run.record is not None]
+    tasks = max(1, max(at_once, default=1) // machines)
     products = [_product(sweep, run) for run in sweep.runs]
     came = [p for p in products if p.pictures]
     if not came:

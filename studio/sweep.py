@@ -300,7 +300,7 @@ class Sweep:
         what = {"what": "a run", "subject": run.subject, "method": run.method, "variant": run.variant, "seed": run.seed,
                 "seconds": found["seconds"], "parts": found["parts"], "worker": found["worker"],
                 "subject_key": self._subjects[run.subject].key, "photos": self._subjects[run.subject].photos,
-                "made": _time()}  # fmt: skip
+                "at_once": self.most_at_once, "made": _time()}  # fmt: skip
         run.record = self.store.put("runs", run.key, found["files"], what)
         self._now(run, "done")
         self._say(run, "")

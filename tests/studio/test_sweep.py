@@ -222,6 +222,12 @@ def test_a_pilot_says_what_it_costs_and_shows_what_failed(alone, tmp_path):
     found = pilot(sweep, prices)
     assert [p.name for p in found.products if p.failed] == ["item-01"] and found.products[1].cost == 103.0
     assert found.product.value == pytest.approx(sum(p.cost for p in found.products) / 3)
+    for run in sweep.runs:
+        if run.record is not None:
+            assert run.record["at_once"] == 1 == found.tasks
+            run.record["at_once"] = 6
+    dear, cheap = found.products[0].cost, pilot(sweep, prices).products[0].cost
+    assert cheap < dear, "six ran beside one another when they were made, on one machine"
     data, page = write_pilot(found, sweep, tmp_path)
     html = page.read_text(encoding="utf-8")
     assert "02.png: the image is damaged" in html and html.count('class="product"') == 3 and headline(found) in html
