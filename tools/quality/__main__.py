@@ -234,25 +234,25 @@ class _Bench:
         last = benchmarks.FOLDER / "quality.json"
         before = json.loads(last.read_text(encoding="utf-8")) if last.is_file() else {}
         seeds = {"same_shoot": chosen.seeds, "varied": chosen.varied_seeds or chosen.seeds}
-        asked = f"20 prompts x {chosen.pictures} pictures, masks of `auto`"
+        now = f"{date.today().isoformat()}, {benchmarks.machine()}, commit {benchmarks.commit()}"
+        tuned_on = f"{now}, on {TUNING_SUBJECTS} other subjects of the same shoot"
+        if chosen.as_recorded:
+            tuned_on = before["tuned_on"]
+        asked = f"20 prompts x {chosen.pictures} pictures, masks of `auto`. Settings tuned on {tuned_on}"
         run = {setting: f"{chosen.subjects} subjects x {tables.seeds_in_words(seeds[setting])}, {asked}"
                for setting in chosen.settings if "main" in chosen.tables}  # fmt: skip
         run |= {f"ablation.{setting}": f"{DEVELOP_SUBJECTS} subjects x {tables.seeds_in_words(chosen.ablation_seeds)}, "
                 f"{asked}" for setting in chosen.ablation_settings if "ablation" in chosen.tables}  # fmt: skip
-        now = f"{date.today().isoformat()}, {benchmarks.machine()}, commit {benchmarks.commit()}"
         measured = before.get("measured", {}) | {part: f"{now}: {size}" for part, size in run.items()}
         others = {name: value for name, value in before.get("figures", {}).items()
                   if not name.startswith(tuple(f"{part}." for part in run))}  # fmt: skip
         tuned: dict[str, Any] = {n: vars(m.baseline) if m.baseline else m.settings for n, m in self.best.items()}
         figures = others | figures
-        tuned_on = f"{now}, on {TUNING_SUBJECTS} other subjects of the same shoot"
-        if chosen.as_recorded:
-            tuned_on = before["tuned_on"]
         benchmarks.write_record("quality", figures, measured=measured, tuned=tuned, tuned_on=tuned_on)
         main = rows.main_table(self.best)
         settings = [setting for setting in SETTINGS if setting in measured]
         frontier(benchmarks.FOLDER / "quality_frontier.png", figures, settings, main)
-        text = f"`make bench-quality`, with {tables.section(figures, main, measured, tuned_on)}"
+        text = f"`make bench-quality`, with {tables.section(figures, main, measured)}"
         benchmarks.write_section("quality", "Quality: leak, subject and prompt where the truth is known", text)
 
     def _jobs(self, group: list[Case], methods: Sequence[Method], count: int | None = None) -> dict[str, list[Job]]:

@@ -24,7 +24,7 @@ ABOUT = (
     "seeds; *seconds*: masks and training, with as many runs at a time as there are cores. All methods that use "
     "masks get the same, of our back end that is named below (saliency where none is), and views that go nearer to "
     "a subject that is small by them, which *views nearer by masks* has without any weight. The photos of the same "
-    "shoot were made harder until the published Textual Inversion leaked. {tuned}"
+    "shoot were made harder until the published Textual Inversion leaked."
 )
 ABOUT_CHANGES = (
     "Change against ours, on subjects of a group of their own; an interval that excludes zero is a change that is "
@@ -57,11 +57,11 @@ _COLUMNS = (("leak", "leak"), ("leak.full", "spelt out"), ("leak.partial", "half
 _WITH_INTERVAL = ("leak", "subject", "prompt", "gap")
 
 
-def section(figures: Figures, methods: Sequence[Method], measured: Mapping[str, str], tuned_on: str) -> str:
-    """Everything below the heading. measured: when, on what and how often each part was run. tuned_on: when and where
-    the methods' settings were chosen.
+def section(figures: Figures, methods: Sequence[Method], measured: Mapping[str, str]) -> str:
+    """Everything below the heading. measured: when, on what and how often each part was run, and where its methods'
+    settings were chosen.
     """
-    text = [ABOUT.format(tuned=f"Settings were tuned on {tuned_on}.")]
+    text = [ABOUT]
     for setting in (one for one in TITLES if one in measured):
         text += [f"### {TITLES[setting]}", f"{measured[setting]}.", main_table(figures, setting, methods),
                  comparison(figures, setting),
