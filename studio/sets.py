@@ -21,6 +21,7 @@ from ..attractor.errors import AttractorError
 from ..attractor.prompts import SUBJECT
 from ..metrics.splits import check_disjoint, split_set
 from ..training.photos import SUFFIXES, SubjectSet, read_folder
+from ..training.rights import manifest_file
 
 _DREAMBOOTH = "prompts_and_classes.txt"
 
@@ -55,7 +56,8 @@ class Folder:
             if not (self.path / "train").is_dir():
                 split = split_set(read_folder(self.path, self.word), held_out, seed)
                 return Case(self.name, split.train, split.held_out, self.prompts)
-            train, test = read_folder(self.path / "train", self.word), read_folder(self.path / "test", self.word)
+            beside = manifest_file(self.path)
+            train, test = (read_folder(self.path / part, self.word, beside) for part in ("train", "test"))
             check_disjoint(train, test)
         except AttractorError as error:
             raise AttractorError(f"{self.name}: {error}") from error
@@ -91,6 +93,8 @@ def _found(
     """A subject's folder; None where there are no photos in it."""
     if not (path / "train").is_dir() and not any(f.suffix.lower() in SUFFIXES for f in path.iterdir()):
         return None
+    for part in (p for p in (path / "train", path / "test") if p.is_dir()):
+        manifest_file(part, manifest_file(path))  # one that lies in both places is said
     given = _lines(path / "class.txt") if (path / "class.txt").is_file() else []
     word = given[0] if given else classes.get(path.name, path.name.replace("_", " "))
     own = _lines(path / "prompts.txt") if (path / "prompts.txt").is_file() else None

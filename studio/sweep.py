@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from ..attractor.errors import AttractorError
 from ..training.photos import SUFFIXES
 from ..training.rights import FILES as MANIFESTS
+from ..training.rights import manifest_file
 from .plan import MOST_RUNS, Plan, digest
 from .sets import Folder, find_subjects
 from .store import Store
@@ -168,7 +169,8 @@ class Sweep:
                 self._submit_chunks()
                 if not self._in_flight:
                     continue
-                self.most_at_once = max(self.most_at_once, min(len(self._in_flight), self._executor.slots))
+                working = sum(isinstance(one, _Chunk) for one in self._in_flight.values())
+                self.most_at_once = max(self.most_at_once, min(working, self._executor.slots))
                 came = self._executor.next()
                 if came is None:
                     self._say(None, "")
@@ -336,9 +338,14 @@ def _some(folders: list[Folder], limit: int) -> list[Folder]:
 
 
 def parcel_of(folder: Folder, plan: Plan, stamps: dict[str, str]) -> Parcel:
-    """A subject's photos and manifests, and the hash of all that its split, masks and base pictures follow from."""
-    places = [folder.path / part for part in ("train", "test")] if (folder.path / "train").is_dir() else [folder.path]
-    files = {}
+    """A subject's photos and manifests, and the hash of all that its split, masks and base pictures follow from.
+
+    A manifest that lies beside train/ and test/ goes into both: that is where photos are read.
+    """
+    parted = (folder.path / "train").is_dir()
+    places, files = [folder.path / part for part in ("train", "test")] if parted else [folder.path], {}
+    if parted and (beside := manifest_file(folder.path)):
+        files = {f"{place.name}/{beside.name}": beside.read_bytes() for place in places if place.is_dir()}
     for place in places:
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             if (path.suffix.lower() in SUFFIXES or path.name.lower() in MANIFESTS) and path.is_file():

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..attractor.errors import AttractorError
 from ..attractor.verdicts import ADVICE, Evidence
-from .rights import Rights, find_manifest, forbids_training
+from .rights import Rights, forbids_training, manifest_file, read_manifest
 
 if TYPE_CHECKING:
     from ..metrics.splits import Certificate
@@ -172,9 +172,9 @@ def read_photo(path: Path) -> Photo:
     return photo if size == photo.size else replace(photo, file_size=(size[0], size[1]))
 
 
-def read_folder(folder: Path, class_word: str) -> SubjectSet:
-    """Read all photos of a folder, in the order of their names, with the rights that a manifest in it gives them; other
-    files are left alone.
+def read_folder(folder: Path, class_word: str, manifest: Path | None = None) -> SubjectSet:
+    """Read all photos of a folder, in the order of their names, with the rights that a manifest in it gives them, or
+    `manifest`, which lies beside it; other files are left alone.
 
     Raises AttractorError when the folder is missing, empty, one of its photos cannot be read, or the manifest does not
     speak of all of them.
@@ -184,7 +184,8 @@ def read_folder(folder: Path, class_word: str) -> SubjectSet:
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise AttractorError(f"{folder}: no photos in this folder ({', '.join(s[1:] for s in SUFFIXES)} are read).")
-    rights = find_manifest(folder)
+    file = manifest_file(folder, manifest)
+    rights = read_manifest(file) if file is not None else None
     if rights is not None and (missing := [path.name for path in files if path.name not in rights]):
         raise AttractorError(
             f"{folder}: its manifest says nothing of {', '.join(missing[:5])}{' and more' if missing[5:] else ''}. "

@@ -67,12 +67,16 @@ def forbids_training(data: bytes, xmp: str | bytes = b"") -> str:
     return ""
 
 
-def find_manifest(folder: Path) -> dict[str, Rights] | None:
-    """Rights by file name, from the manifest in a folder of photos; None where there is none."""
+def manifest_file(folder: Path, beside: Path | None = None) -> Path | None:
+    """The manifest in a folder of photos, or the one that lies beside it; None where there is none. Raises
+    AttractorError where there are two.
+    """
     found = [path for path in sorted(folder.iterdir()) if path.name.lower() in FILES]
+    found += [beside] if beside is not None else []
     if len(found) > 1:
-        raise AttractorError(f"{folder}: holds {' and '.join(path.name for path in found)}. Keep one of them.")
-    return read_manifest(found[0]) if found else None
+        named = [path.name if path.parent == folder else str(path) for path in found]
+        raise AttractorError(f"{folder}: holds or has beside it {' and '.join(named)}. Keep one of them.")
+    return found[0] if found else None
 
 
 def strictest(photos: Sequence[Photo]) -> dict[str, Rights]:

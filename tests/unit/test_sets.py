@@ -35,6 +35,27 @@ def test_a_set_that_is_split_beforehand(pdst):
     assert (clock.train.names, clock.test.names) == (["00.jpg", "01.jpg"], ["03.jpg"])
 
 
+def test_a_manifest_beside_train_and_test_is_of_both(pdst):
+    """What it forbids is known of every photo, on all roads: read here, and in the parcel that goes to a worker."""
+    from attractor_pack.studio.plan import Plan
+    from attractor_pack.studio.sweep import parcel_of
+    from attractor_pack.training.rights import check_rights
+
+    manifest = pdst / "rex" / "manifest.csv"
+    manifest.write_text("photo,training\n00.jpg,no\n01.jpg,yes\n03.jpg,yes\n", encoding="utf-8")
+    folder = find_subjects(pdst)[1]
+    with pytest.raises(AttractorError, match=r"00\.jpg: the manifest forbids training"):
+        check_rights(folder.read(1, 0).train)
+    plan = Plan(str(pdst))
+    parcel = parcel_of(folder, plan, {})
+    assert {"train/manifest.csv", "test/manifest.csv"} <= set(parcel.files)
+    manifest.write_text("photo,training\n00.jpg,yes\n01.jpg,yes\n03.jpg,yes\n", encoding="utf-8")
+    assert parcel_of(folder, plan, {}).key != parcel.key, "what it says is no part of what the work follows from"
+    shutil.copy(manifest, pdst / "rex" / "train" / "manifest.csv")
+    with pytest.raises(AttractorError, match="Keep one of them"):
+        find_subjects(pdst)[1].read(1, 0)
+
+
 def test_a_test_photo_that_is_a_copy_of_a_train_photo_is_refused(pdst, dreambooth):
     from PIL import Image, ImageOps
 
