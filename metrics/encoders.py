@@ -172,17 +172,17 @@ def open_clip_file(path: Path, name: str) -> TorchEncoder:
     architecture = _architecture(Path(name))
     if architecture is None:
         raise AttractorError(f"{name}: name the file after its architecture, such as ViT-B-32.safetensors.")
-    quick_gelu = "openai" in name.lower()
+    known = _open_clip_config(Path(name), architecture)
     try:
         model: Any = open_clip.create_model(
-            architecture, pretrained=str(path), weights_only=True, force_quick_gelu=quick_gelu
+            architecture, pretrained=str(path), weights_only=True, force_quick_gelu=bool(known.get("quick_gelu"))
         )
     except (RuntimeError, ValueError, OSError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
         raise AttractorError(f"{path}: not usable weights of {architecture} ({error}).") from error
     vision = model.visual
     side = vision.image_size[0] if isinstance(vision.image_size, tuple) else vision.image_size
-    mean = tuple(getattr(vision, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
-    std = tuple(getattr(vision, "image_std", None) or open_clip.OPENAI_DATASET_STD)
+    mean = tuple(known.get("mean") or getattr(vision, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
+    std = tuple(known.get("std") or getattr(vision, "image_std", None) or open_clip.OPENAI_DATASET_STD)
     tokenizer = open_clip.get_tokenizer(architecture)
     return TorchEncoder(
         f"open_clip {architecture}", file_sha256(path), model, Preprocessing(side, side, mean, std, rounds=True),
@@ -306,6 +306,25 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _is_sscd(path: Path) -> bool:
     return path.name.startswith("sscd_") and path.suffix in (".pt", ".safetensors")
+
+
+def _open_clip_config(path: Path, architecture: str) -> dict[str, Any]:
+    """What open_clip knows of the weights that a file name ends with after its architecture, as in
+    ViT-B-32_laion400m_e31: activation, mean and standard deviation. Raises AttractorError for weights whose pictures
+    are prepared otherwise than here.
+    """
+    import open_clip
+
+    tag = path.stem.removeprefix(architecture).removeprefix("_")
+    known = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    if tag and not known and tag.lower() != "openai":
+        raise AttractorError(
+            f"{path.name}: open_clip knows no weights {tag!r} of {architecture}, so how pictures are prepared for them "
+            f"cannot be said. Name the file after them, such as {architecture}_laion2b_s34b_b79k{path.suffix}."
+        )
+    if known.get("resize_mode", "shortest") != "shortest":
+        raise AttractorError(f"{path.name}: its pictures are prepared in a way that is not built here. Choose another.")
+    return {"quick_gelu": True, **known} if tag.lower() == "openai" else dict(known)
 
 
 def _architecture(path: Path) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -55,7 +55,8 @@ class Pair:
 class People:
     """raters: who counts, votes: theirs; left_out: raters who failed the catch pairs. alpha: Krippendorff's; agreed:
     the share of two raters' answers to one pair that are the same; None where no pair was answered twice. strengths:
-    best first. concepts: SHA-256 of those that painted the runs, where known.
+    best first. concepts: SHA-256 of those that painted the runs, where known; painted_by: by the runs' names, empty for
+    the class word alone.
     """
 
     question: str
@@ -69,6 +70,7 @@ class People:
     strengths: tuple[Strength, ...]
     pairs: tuple[Pair, ...]
     concepts: tuple[str, ...] = ()
+    painted_by: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict:
         """For JSON, without raters' names."""

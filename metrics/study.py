@@ -89,6 +89,7 @@ def create(
             "photos": sorted({p.sha256 for p in (references[:_REFERENCES] if shown else ())}.union(
                 *(photos_seen_by(run.concept) for run in runs if run.concept is not None))),
             "concepts": sorted({run.concept.sha256 for run in runs if run.concept is not None}),
+            "painted_by": [run.concept.sha256 if run.concept is not None else "" for run in runs],
         }
         _write(folder, manifest, named, files, made_of)
     write_beside(folder / "names.json", lambda path: path.write_text(named, encoding="utf-8"))
@@ -204,7 +205,8 @@ class Study:
             first, second = self.names[entry["first"]], self.names[entry["second"]]
             votes.append(Vote(rater, (entry["prompt"], entry["seed"]), first, second, value, bool(entry.get("catch"))))
         found = count(votes, self.names, self.manifest["question"])
-        return replace(found, concepts=tuple(self.manifest.get("concepts") or ()))
+        painted_by = dict(zip(self.names, self.manifest.get("painted_by") or (), strict=False))
+        return replace(found, concepts=tuple(self.manifest.get("concepts") or ()), painted_by=painted_by)
 
     @property
     def _tokens(self) -> set[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 GRADES = ("good", "fair", "poor", "copies")  # from best to worst; or unknown
 HALF_WAY = 0.5  # from floor to ceiling, from which on pictures look like the subject
+LEAST_SPAN = 0.05  # of cosine similarity from floor to ceiling, below which the way between them is noise
 LITTLE_WAY = 0.25  # of which the interval must fall short before pictures are said not to look like it
 CERTAIN = 0.05  # p, corrected for all tests of the report
 KEPT_WELL, KEPT = 0.8, 0.5  # of what the base model does for a prompt beyond chance
@@ -76,6 +77,10 @@ def _subject(s: Score | None) -> Answer:
     furthest = high if way is None or s.ceiling is None else high / (s.ceiling - s.floor)
     if high <= 0:
         return Answer(question, "poor", f"Less than the base model does with the class word alone.{place}")
+    if s.ceiling is not None and s.ceiling - s.floor < LEAST_SPAN:
+        said = (f"Not known: to this encoder real photos of it are hardly more like one another ({s.ceiling:.3f}, the "
+                f"ceiling) than the base model's pictures are like them ({s.floor:.3f}). Choose another.")  # fmt: skip
+        return Answer(question, "unknown", said)
     if way is not None and furthest < LITTLE_WAY:
         return Answer(question, "poor", f"Hardly more than the base model does with the class word alone.{place}")
     if over.low <= 0:
@@ -108,10 +113,13 @@ def _prompt(s: Score | None) -> Answer:
 
 def _copies(s: Score | None, report: Report) -> Answer:
     question = "Does it copy its photos?"
+    pixels = share_of(report.pixel_copies, len(report.generations.items))
     if s is None or s.copies is None:
+        if pixels > SOME:
+            grade, lead = ("copies", "Yes") if pixels > MANY else ("fair", "It leans on them")
+            return Answer(question, grade, f"{lead}: {pixels:.0%} of the pictures hold a train photo's very pixels.")
         why = "no image encoder was chosen" if s is None else "there are too few photos to say what is near"
         return Answer(question, "unknown", f"Not known: {why}.")
-    pixels = share_of(report.pixel_copies, len(report.generations.items))
     near, gap = s.copies.share, s.gap
     memorised = gap is not None and gap.low is not None and gap.low > 0
     if s.copies.basis.startswith("SSCD"):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
 
-_LEAST_SPAN = 0.05  # of cosine similarity from floor to ceiling, below which the way between them is noise
+from ..metrics.verdict import LEAST_SPAN
+
 GRADES = {"poor": 0.0, "fair": 1.0, "good": 2.0, "copies": -1.0}
 
 
@@ -114,9 +115,9 @@ def _subject(evidence: Evidence) -> Measured:
     ways = []
     for s in _images(evidence):
         over, floor, ceiling = s.get("over_floor"), s.get("floor"), s.get("ceiling")
-        if not over or over.get("low") is None or floor is None or ceiling is None or ceiling - floor < _LEAST_SPAN:
+        if not over or over.get("low") is None or floor is None or ceiling is None or ceiling - floor < LEAST_SPAN:
             return Measured(None, f"how like the subject it is cannot be said by {s['stamp']['encoder']}: it takes an "
-                            f"interval, and floor and ceiling at least {_LEAST_SPAN:g} apart")  # fmt: skip
+                            f"interval, and floor and ceiling at least {LEAST_SPAN:g} apart")  # fmt: skip
         ways.append((over["low"] / (ceiling - floor), over["mean"] / (ceiling - floor), s["stamp"]["encoder"]))
     if not ways:
         return Measured(None, "how like the subject it is was not measured: no image encoder was chosen")
@@ -172,6 +173,9 @@ def _people(evidence: Evidence) -> Measured:
     asked = set((evidence.people or {}).get("concepts") or [])
     if asked and evidence.report.get("concept_sha256") not in asked:
         return Measured(None, "the study that is connected is of other concepts")
+    painted_by = (evidence.people or {}).get("painted_by") or {}
+    if painted_by.get(evidence.run, evidence.report.get("concept_sha256")) != evidence.report.get("concept_sha256"):
+        return Measured(None, f"the run {evidence.run!r} of the study was painted by another concept")
     found = next((s for s in (evidence.people or {}).get("strengths", []) if s["method"] == evidence.run), None)
     if found is None or found.get("low") is None:
         return Measured(None, "no study with votes on this run: connect one, and say what the run is called there")

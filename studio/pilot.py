@@ -13,12 +13,11 @@ import numpy as np
 
 from ..attractor.errors import AttractorError
 from ..metrics.statistics import interval
-from ..metrics.verdict import HALF_WAY, KEPT
+from ..metrics.verdict import HALF_WAY, KEPT, LEAST_SPAN
 from .summary import report_of
 from .sweep import Run, Sweep
 
 _ROOM_OF_A_PROMPT = 0.02  # beyond chance, below which a prompt asks nothing
-_ROOM = 0.05  # between floor and ceiling, below which an encoder cannot tell a likeness
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ def usable(report: Mapping[str, Any]) -> list[Picture]:
     whole = [s for s in report["scores"] if s.get("region", "whole") == "whole"]
     image = next((s for s in whole if s["kind"] == "image"), None)
     text = next((s for s in whole if s["kind"] == "text"), None)
-    likeness = _limit(image, "floor", "ceiling", HALF_WAY, _ROOM) if image else None
+    likeness = _limit(image, "floor", "ceiling", HALF_WAY, LEAST_SPAN) if image else None
     asked = _asked(text["pictures"]) if text else {}
     copies = (image or {}).get("copies")
     pixels = {copy["picture"] for copy in report.get("pixel_copies") or []}

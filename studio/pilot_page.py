@@ -41,6 +41,10 @@ def headline(found: Pilot) -> str:
     shoot = prices.shoot / prices.photos_per_shoot
     each = f"{found.picture:,.2f} {prices.currency} a usable picture, {shoot:,.2f} by a photo shoot"
     if not any(p.share for p in found.products):
+        unknown = [one for p in found.products for one in p.pictures if "unknown" in one.why]
+        if unknown:
+            return (f"Whether it pays cannot be said: of {len(unknown)} pictures nothing could be judged. It takes two "
+                    f"held-out photos of a product, two prompts, and an encoder that knows it.{lost}")  # fmt: skip
         return f"None of the pictures can be used, so it does not pay at any price.{lost}"
     if even is None:
         return f"It does not pay: {each}.{lost}"

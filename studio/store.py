@@ -79,12 +79,19 @@ class Store:
         for name, data in files.items():
             blob = hashlib.sha256(data).hexdigest() + PurePosixPath(name).suffix
             blobs[name] = blob
-            if self._size(_blob_name(blob)) != len(data):
+            if not self._holds(_blob_name(blob), data):
                 self.write(_blob_name(blob), data)
         sizes = {name: len(data) for name, data in files.items()}
         record = {"format": FORMAT, "key": key, "files": blobs, "sizes": sizes, **what}
         self.write(self._name(kind, key), json.dumps(record, sort_keys=True, indent=1).encode())
         return record
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        """Whether a file is there and whole; one that rotted with its size unchanged is written anew."""
+        try:
+            return self._size(name) == len(data) and self.read(name) == data
+        except FileNotFoundError:
+            return False
 
     def file(self, record: Mapping[str, Any], name: str) -> bytes:
         """A file of a result. Raises AttractorError when it is not what was put there."""

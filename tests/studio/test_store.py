@@ -35,9 +35,11 @@ def test_a_damaged_or_missing_file_is_never_taken_for_a_result(tmp_path):
     store = store_at(tmp_path)
     record = store.put("runs", KEY, {"a.json": b"{}", "b.json": b"[1]"}, {})
     path = next(tmp_path.glob("blobs/*/" + record["files"]["a.json"]))
-    path.write_bytes(b"{ }")
+    path.write_bytes(b"[]")
     with pytest.raises(AttractorError, match="damaged or gone"):
         store.file(record, "a.json")
+    store.put("runs", KEY, {"a.json": b"{}", "b.json": b"[1]"}, {})
+    assert store.file(record, "a.json") == b"{}", "what rotted with its size unchanged is written anew"
     path.unlink()
     assert store.record("runs", KEY) is None
     (tmp_path / "runs" / f"{KEY}.json").write_text('{"files": {"a.json": "../../x"}, "format": 1}')

@@ -124,6 +124,15 @@ def test_peoples_vote_is_read_by_the_runs_name(reports, tmp_path):
         assert decide(chosen, evidence(reports["honest"], people=people, run=run)).passed is passed
 
 
+def test_a_vote_for_another_concept_is_none_for_this_one(reports, tmp_path):
+    chosen = load_policy(str(policy(tmp_path, {"measure": "people", "at_least": 0})))
+    own = reports["honest"].as_dict()["concept_sha256"]
+    people = {"votes": 40, "strengths": [{"method": "rival", "value": 0.9, "low": 0.6, "high": 1.2}],
+              "concepts": [own, "e" * 64], "painted_by": {"ours": own, "rival": "e" * 64}}  # fmt: skip
+    decision = decide(chosen, evidence(reports["honest"], people=people, run="rival"))
+    assert not decision.passed and "painted by another concept" in str(decision.as_dict())
+
+
 @pytest.mark.parametrize(("rule", "said"), [
     ({"measure": "beauty", "at_least": 1}, "no measure 'beauty'"),
     ({"measure": "leak"}, "would never block"),

@@ -63,6 +63,24 @@ def test_a_copier_ranks_first_in_the_fields_score_and_gets_the_worse_verdict_her
     assert copier.scores[0].gap.low > 0
 
 
+def test_a_photos_very_pixels_are_copies_where_nothing_else_can_be_told(reports):
+    copier = reports["copier"]
+    few = replace(copier, scores=[replace(s, copies=None, gap=None) for s in copier.scores])
+    assert few.verdict.grade == "copies" and "very pixels" in few.verdict.answers[2].text
+    clean = replace(few, pixel_copies=[])
+    assert clean.verdict.answers[2].grade == "unknown"
+
+
+def test_an_encoder_to_which_all_is_alike_says_nothing(reports):
+    """Floor and ceiling a hair apart: the way between them is noise, however certain the difference."""
+    honest = reports["honest"]
+    image = honest.scores[0]
+    assert image.floor is not None and image.held_out is not None
+    near = replace(image, ceiling=image.held_out + 0.001, floor=image.held_out - 0.004)
+    answer = replace(honest, scores=[near, *honest.scores[1:]]).verdict.answers[0]
+    assert answer.grade == "unknown" and "hardly more like one another" in answer.text
+
+
 def test_words_do_not_say_more_than_the_figures(world, reports):
     """Without a base model, a text encoder or a second prompt questions stay open; few prompts are said to be few."""
     train, held_out, unseen, others = world
