@@ -117,11 +117,37 @@ function graphId() {
   return (app.rootGraph ?? app.graph)?.id;
 }
 
-// Graphs that were never saved share an id of zeros: our nodes that ran must still be here as well.
+// Graphs that were never saved share an id of zeros, and those made from one template its own: our nodes that ran must still
+// be here as well, and read the same photos.
 function isOfThisGraph([, , prompt, extra]) {
-  const ours = Object.entries(prompt).filter(([, one]) => one.class_type.startsWith("Attractor_"));
   const id = extra?.extra_pnginfo?.workflow?.id;
-  return id === graphId() && ours.every(([key, one]) => nodeOf(key)?.comfyClass === one.class_type);
+  return (
+    id === graphId() &&
+    ours(prompt).every(
+      ([key, one]) =>
+        nodeOf(key)?.comfyClass === one.class_type &&
+        (one.class_type !== "Attractor_LoadSubject" || isSetAs(nodeOf(key), one.inputs)),
+    )
+  );
+}
+
+function ours(prompt) {
+  return Object.entries(prompt).filter(([, one]) => one.class_type.startsWith("Attractor_"));
+}
+
+// Whether a node's widgets stand where they stood when it was queued.
+function isSetAs(node, inputs) {
+  const widgets = new Map((node.widgets ?? []).map((widget) => [widget.name, widget.value]));
+  return Object.entries(inputs).every(
+    ([name, value]) => typeof value === "object" || !widgets.has(name) || widgets.get(name) === value,
+  );
+}
+
+function* allNodes(graph = app.rootGraph ?? app.graph) {
+  for (const node of graph?._nodes ?? []) {
+    yield node;
+    if (node.subgraph) yield* allNodes(node.subgraph);
+  }
 }
 
 // Whether a prompt came from the graph that is open: other workflow tabs have nodes of the same numbers.
@@ -144,16 +170,15 @@ async function ask(path) {
 // After a reload, an undo or a change of the workflow tab: what the page keeps of each node, else what the host remembers
 // of this graph's last runs, and of the one that goes on.
 async function findAgain() {
-  const panels = () => (app.rootGraph ?? app.graph)._nodes.filter((node) => node.attractorPanel);
-  if (!panels().length) return;
+  if (![...allNodes()].some((node) => node.attractorPanel)) return;
   const graph = graphId();
   const last = new Map(Object.entries(app.nodeOutputs ?? {}).map(([id, output]) => [id, output?.attractor]));
   const [history, queue] = await Promise.all([ask(`/history?max_items=${REMEMBERED}`), ask("/queue")]);
   if (graph !== graphId()) return; // another graph was opened meanwhile
-  for (const { prompt, outputs } of Object.values(history)) {
-    if (!isOfThisGraph(prompt)) continue;
+  const runs = Object.values(history).filter(({ prompt }) => isOfThisGraph(prompt));
+  const same = ({ prompt }) => ours(prompt[2]).every(([key, one]) => isSetAs(nodeOf(key), one.inputs));
+  for (const { outputs } of [...runs, ...runs.filter(same)]) // a run with these very settings before later ones with others
     for (const [id, output] of Object.entries(outputs ?? {})) if (output.attractor) last.set(id, output.attractor);
-  }
   for (const [id, found] of last) nodeOf(id)?.attractorPanel?.show(found);
   const going = (queue.queue_running ?? []).filter(isOfThisGraph).map((entry) => entry[1]);
   if (!going.length) return;
@@ -176,7 +201,7 @@ async function executed({ detail }) {
 }
 
 function ended() {
-  for (const node of app.graph?._nodes ?? []) node.attractorPanel?.ended();
+  for (const node of allNodes()) node.attractorPanel?.ended();
 }
 
 function quietly(promise) {

@@ -9,6 +9,7 @@ from statistics import median
 
 import pytest
 from attractor_pack.attractor.overlay import effective_weight
+from attractor_pack.metrics.generations import to_picture
 from attractor_pack.tools.host import ROOT
 from attractor_pack.tools.templates.__main__ import wait_until_idle
 from attractor_pack.training.demo_assets import subject
@@ -132,6 +133,45 @@ def test_another_graph_with_the_same_node_numbers_shows_nothing_of_it(canvas):
     load(canvas, other, short=False)
     canvas.wait_for_timeout(1500)
     assert "appears here" in text(canvas, "Train") and "appear here" in text(canvas, "Mask")
+
+
+def test_a_graph_that_is_opened_for_another_subject_shows_nothing_of_the_first(canvas, host):
+    """Graphs that were made from one template share its id: which photos they read tells them apart."""
+    for name in ("rex", "mia"):
+        folder = host.base / "input" / name
+        folder.mkdir(parents=True)
+        for photo in subject().photos[:2]:
+            to_picture(photo.pixels).save(folder / photo.name)
+    canvas.evaluate(
+        """() => {
+            app.graph.clear();
+            const [load, mask, out] = ['Attractor_LoadSubject', 'Attractor_Mask', 'PreviewAny'].map(type => {
+                const node = LiteGraph.createNode(type);
+                app.graph.add(node);
+                return node;
+            });
+            load.connect(0, mask, mask.findInputSlot('subject'));
+            mask.connect(3, out, 0);
+            const set = (node, name, value) => { node.widgets.find(w => w.name === name).value = value; };
+            set(load, 'folder', 'rex');
+            set(load, 'class_word', 'cup');
+            set(mask, 'back_end', 'none');
+            app.queuePrompt(0);
+        }"""
+    )
+    wait_for(canvas, "Mask", "whole photo", timeout=30_000)
+    wait_until_idle(canvas, 30)
+    again = """async folder => {
+        const graph = app.graph.serialize();
+        const load = graph.nodes.find(node => node.type === 'Attractor_LoadSubject');
+        load.widgets_values[0] = folder;
+        await app.loadGraphData(graph);
+    }"""
+    canvas.evaluate(again, "mia")
+    canvas.wait_for_timeout(1500)
+    assert "appear here" in text(canvas, "Mask")
+    canvas.evaluate(again, "rex")
+    wait_for(canvas, "Mask", "whole photo", timeout=10_000)
 
 
 def test_a_reload_while_it_trains_finds_the_curve(canvas):
