@@ -49,12 +49,12 @@ class LoadSubject(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, class_word, images=None):
-        if not single(folder):  # photos from the graph, or a folder that another node names
+        if images is not None or not single(folder):  # photos from the graph, or a folder that another node names
             return str(class_word)
         try:
             files = [p for line in _lines(folder) for p in sorted(folders.subject_folder(line).iterdir())]
-            photos = [p for p in files if p.suffix.lower() in SUFFIXES or p.name.lower() in MANIFESTS]
-            state = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in photos]
+            read = [p for p in files if p.suffix.lower() in SUFFIXES or p.name.lower() in MANIFESTS]
+            state = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in read if p.is_file()]
         except (OSError, AttractorError):
             return float("nan")
         return hashlib.sha256(repr((state, class_word)).encode()).hexdigest()

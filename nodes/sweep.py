@@ -101,7 +101,7 @@ class Sweep(io.ComfyNode):
 
     @classmethod
     def execute(cls, plan, store_name, address="", hosts=""):
-        chosen, others = _plan(plan), hosts.split()
+        chosen, others = _plan(plan), hosts.replace(",", " ").split()
         for one in [*others, *([address.strip()] if address.strip() else [])]:
             _check_allowed(one)
         folder = _folder(store_name)

@@ -93,16 +93,19 @@ def check_name(name: str) -> str:
 def save_concept(concept: Concept, folder: Path, name: str, when_exists: str = "refuse") -> Path:
     """Write folder/name.safetensors; gives the path.
 
-    when_exists: "refuse" (unless the file holds these very vectors), "number" (name-2, name-3, ...) or "overwrite".
+    when_exists: "refuse", "number" (name-2, name-3, ...) or "overwrite"; a file that holds these very vectors is left.
     The file is written beside its place and renamed, so that no half-written file is ever seen.
     """
     name = check_name(name)
     path = folder / f"{name}.safetensors"
     if path.exists() and when_exists != "overwrite":
-        if when_exists == "number":
-            path = next(p for n in range(2, 10**6) if not (p := folder / f"{name}-{n}.safetensors").exists())
-        elif _holds(path, concept):
+        if _holds(path, concept):
             return path
+        if when_exists == "number":
+            numbered = (folder / f"{name}-{n}.safetensors" for n in range(2, 10**6))
+            path = next(p for p in numbered if not p.exists() or _holds(p, concept))
+            if path.exists():
+                return path
         else:
             raise AttractorError(
                 f"{path.name}: a concept of this name exists in {folder} and holds something else. Choose another "

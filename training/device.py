@@ -86,3 +86,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     # the second is what oneDNN says when it finds no room for a convolution's scratchpad
     words = ("can't allocate memory", "could not create a primitive")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Modules that are made inside begin with numbers from a seed. The global generator stays as it was, and so do
+    those of all devices, which torch.manual_seed would seed as well.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attractor.errors import AttractorError
+from .device import seeded
 from .model import Embedding
 from .starts import held
 
@@ -181,8 +182,7 @@ class NeuralMapper(Representation):
         self.directions: Tensor
         self.register_buffer("directions", directions * torch.tensor([_SIGMA_TIMESTEP, _SIGMA_LAYER]))
         self.norms = nn.ParameterDict({k: nn.Parameter(v.float(), requires_grad=False) for k, v in norms.items()})
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             anchors = nn.Linear(2 * _FREQUENCIES, _ANCHORS * layers)
             self.net = nn.Sequential(
                 anchors, nn.Linear(_ANCHORS * layers, _HIDDEN), nn.LayerNorm(_HIDDEN), nn.LeakyReLU(),

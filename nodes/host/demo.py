@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...attractor.errors import AttractorError
 from ...training import demo_assets
+from ...training.device import seeded
 
 
 def load(folder: Path = demo_assets.ASSETS) -> tuple[Any, Any, Any]:
@@ -28,8 +29,7 @@ def load(folder: Path = demo_assets.ASSETS) -> tuple[Any, Any, Any]:
     config, weights = demo_assets.config(folder), demo_assets.weights(folder)
     if not weights["unet"]:
         logging.warning("Attractor: the demo checkpoint is not there, its model has random weights and paints noise.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return _model(config, weights["unet"]), _clip(config, weights["clip"]), _vae(config, weights["vae"])
 
 

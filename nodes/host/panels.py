@@ -30,6 +30,7 @@ _SIDE = 512  # of the photos in the mask panel, pixels
 
 _PAGES = 64  # that are remembered at most
 _SMALL = 256  # pixels of a thumbnail
+_NONE = {"attractor": []}  # no panel: the host joins what a node gives for each of a list by the keys of the first
 
 running: dict[str, dict] = {}  # by node id: the curve of a training that goes on, for a page that was loaded anew
 finished: dict[str, dict] = {}  # by node id: what nodes of the graph that runs have shown, until its history has it
@@ -45,7 +46,7 @@ def _or_nothing(panel: Callable[..., dict]) -> Callable[..., dict]:
             return panel(*given)
         except (OSError, AttractorError) as error:
             logging.warning("attractor: the page's panel is left out, its pictures cannot be written: %s", error)
-            return {}
+            return dict(_NONE)
 
     return made
 
@@ -125,7 +126,7 @@ def masks(subjects: Sequence[Any], strength: float, cells: int, advice: dict[str
     the page needs to show any strength without asking.
     """
     if not page_draws():
-        return {}
+        return dict(_NONE)
     photos = []
     for photo in (photo for subject in subjects for photo in subject.photos):
         large = to_picture(photo.pixels)
@@ -144,7 +145,7 @@ def masks(subjects: Sequence[Any], strength: float, cells: int, advice: dict[str
 def pictures(made: Generations) -> dict:
     """Pictures with their prompt and seed, each small and large."""
     if not page_draws():
-        return {}
+        return dict(_NONE)
     items = []
     for image, item in zip(made.images, made.items, strict=True):
         large = to_picture(image)

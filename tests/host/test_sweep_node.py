@@ -104,6 +104,7 @@ def test_runs_that_failed_are_tried_again_when_it_is_queued_again(server):
     ({"plan": "subjects: nowhere"}, "no such folder"),
     ({"address": "127.0.0.1:9"}, "no Ray cluster answers there"),
     ({"hosts": "http://127.0.0.1:9"}, "no ComfyUI answers there"),
+    ({"hosts": "http://localhost:9,http://elsewhere.example:8188"}, "photos would be sent to elsewhere.example"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_in_the_node(server, catalogue, changes, says):
     with pytest.raises(GraphError, match=says) as refused:

@@ -51,6 +51,7 @@ def test_two_runs_with_one_name(tmp_path):
         save_concept(concept(1), tmp_path, "rex")
     assert first.read_bytes() == before
     assert save_concept(concept(1), tmp_path, "rex", "number").name == "rex-2.safetensors"
+    assert save_concept(concept(1), tmp_path, "rex", "number").name == "rex-2.safetensors", "the same vectors again"
     save_concept(concept(1), tmp_path, "rex", "overwrite")
     assert load_concept(first).sha256 == concept(1).sha256
 
