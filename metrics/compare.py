@@ -11,7 +11,7 @@ import numpy as np
 
 from ..attractor.errors import AttractorError
 from .report import number
-from .statistics import Difference, family, paired, sign_flip, unit_means
+from .statistics import Difference, family, fewest_units, paired, sign_flip, unit_means
 
 if TYPE_CHECKING:
     from .people import People
@@ -25,7 +25,7 @@ _MEASURES = (("held_out", "similarity to held-out photos", True), ("excess", "ne
 class Row:
     """One measure: each run's mean, and how far the runs after the first differ from it.
 
-    kind: of what is measured, by whatever encoder and region. values: by picture, [R, B].
+    kind: of what is measured, by whatever encoder and region. values: by picture, [R, B]. region: of what is seen.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Row:
     means: tuple[float, ...]
     differences: tuple[Difference, ...]
     values: np.ndarray = field(repr=False, compare=False)
+    region: str = "whole"
 
     def told(self, found: Difference) -> str:
         """better, worse, or "" where it cannot be told: by the interval, and by p in the family."""
@@ -91,6 +92,10 @@ class Comparison:
         lines = [f"{len(self.keys)} pictures each, {prompts} prompt{'' if prompts == 1 else 's'}, paired by prompt and "
                  f"seed; differences to {self.names[0]}"]  # fmt: skip
         lines += [f"  {name}: {grade}" for name, grade in zip(self.names, self.grades, strict=True)]
+        tests = max((sum(len(row.differences) for row in own) for own in _families(self.rows)), default=0)
+        if 1 < prompts < (needed := fewest_units(tests)):
+            lines.append(f"{prompts} prompts cannot tell {tests} differences apart for certain, however large they "
+                         f"are: take {needed} or more.")  # fmt: skip
         for row in self.rows:
             means = ", ".join(f"{name} {number(mean)}" for name, mean in zip(self.names, row.means, strict=True))
             lines.append(f"{row.name} ({'more' if row.more_is_better else 'less'} is better): {means}")
@@ -135,7 +140,7 @@ def compare_reports(
     if not rows:
         raise AttractorError("The reports have no encoder in common, so nothing can be compared: score all runs with "
                              "the same encoders.")
-    rows = _one_family(rows)
+    rows = _corrected(rows)
     grades = tuple((report.get("verdict") or {}).get("grade", "unknown") for report in reports)
     photos = {p for report in reports for name in ("train_photos", "held_out_photos") for p in report.get(name) or []}
     concepts = {report["concept_sha256"] for report in reports if report.get("concept_sha256")}
@@ -180,7 +185,7 @@ def _row(
     prompts = [prompt for prompt, _ in keys]
     differences = tuple(paired(table[i], table[0], prompts) for i in range(1, len(table)))
     means = tuple(float(unit_means(row, prompts).mean()) for row in table)
-    return Row(name, value, better, means, differences, table)
+    return Row(name, value, better, means, differences, table, key[3])
 
 
 def _value(row: dict, name: str) -> float | None:
@@ -189,9 +194,18 @@ def _value(row: dict, name: str) -> float | None:
     return row.get(name)
 
 
-def _one_family(rows: list[Row]) -> list[Row]:
-    adjusted = iter(family([d for row in rows for d in row.differences]))
-    return [replace(row, differences=tuple(next(adjusted) for _ in row.differences)) for row in rows]
+def _families(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of whole pictures, and of the subject or background alone: each a family of tests."""
+    parted = [[row for row in rows if (row.region == "whole") is whole] for whole in (True, False)]
+    return [own for own in parted if own]
+
+
+def _corrected(rows: list[Row]) -> list[Row]:
+    found = {}
+    for own in _families(rows):
+        adjusted = iter(family([d for row in own for d in row.differences]))
+        found |= {row.name: tuple(next(adjusted) for _ in row.differences) for row in own}
+    return [replace(row, differences=found[row.name]) for row in rows]
 
 
 def _said(found: Difference, row: Row) -> str:

@@ -351,11 +351,14 @@ def _over(values: Tensor, floor: Tensor, generations: Generations) -> Difference
 
 
 def _one_family(scores: list[Score]) -> list[Score]:
-    """The scores with p adjusted for all tests of the report."""
-    places = [(i, name) for i, s in enumerate(scores) for name in ("over_floor", "gap", "leak")
-              if getattr(s, name) is not None]  # fmt: skip
-    for (i, name), found in zip(places, family([getattr(scores[i], name) for i, name in places]), strict=True):
-        scores[i] = replace(scores[i], **{name: found})
+    """The scores with p adjusted for all tests of whole pictures, and for all of the subject or background alone, which
+    are looked at beside them and must not cost them their certainty.
+    """
+    for whole in (True, False):
+        places = [(i, name) for i, s in enumerate(scores) for name in ("over_floor", "gap", "leak")
+                  if getattr(s, name) is not None and (s.region == "whole") is whole]  # fmt: skip
+        for (i, name), found in zip(places, family([getattr(scores[i], name) for i, name in places]), strict=True):
+            scores[i] = replace(scores[i], **{name: found})
     return scores
 
 

@@ -114,6 +114,11 @@ def family(found: Sequence[Difference]) -> list[Difference]:
     return [d if d.p is None else replace(d, adjusted=next(adjusted)) for d in found]
 
 
+def fewest_units(tests: int, level: float = 0.05) -> int:
+    """Units from which on the smallest p that sign flips can give, 2 / 2^n, is below the level for so many tests."""
+    return next(n for n in range(2, 64) if tests * 2 / 2**n < level)
+
+
 def coverage(units: int, worlds: int = 1000, seed: int = 0) -> float:
     """Share of simulated worlds whose true mean lies in the interval: skewed differences of a few pictures a unit."""
     rng, held = np.random.default_rng(seed), 0

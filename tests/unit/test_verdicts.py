@@ -251,6 +251,25 @@ def test_runs_side_by_side_are_paired_and_corrected(reports, tmp_path):
     assert page.read_text(encoding="utf-8").count("data:image/") == 3
 
 
+def test_eight_prompts_can_be_certain_with_and_without_regions(world, reports, tmp_path):
+    """What is looked at beside whole pictures must not cost them their certainty, however large the difference."""
+    train, held_out, unseen, others = world
+
+    def left(image):
+        return (torch.arange(image.shape[-1]) < image.shape[-1] // 2).float().expand(image.shape[-2:]).clone()
+
+    parted = score(paints(unseen), paints(others[:4]), train, held_out, [efficientnet_lite0([])], left)
+    whole = reports["honest"].scores[0].over_floor
+    image = parted.scores[0]
+    assert len(parted.scores) == 3 and image.over_floor is not None and whole is not None
+    assert image.over_floor.certain_p == whole.certain_p < 0.05 and parted.verdict.grade == "good"
+    runs = [one.as_dict() for one in reports.values()]
+    few = compare_reports([runs[0], runs[1], runs[0], runs[1]], ["a", "b", "c", "d"])
+    assert "cannot tell" not in few.text, "six differences"
+    many = compare_reports([runs[0], runs[1], runs[0], runs[1], runs[0]], ["a", "b", "c", "d", "e"])
+    assert "8 prompts cannot tell 8 differences apart" in many.text and "take 9 or more" in many.text
+
+
 def test_what_cannot_be_compared_is_refused(reports):
     one = reports["honest"].as_dict()
     with pytest.raises(AttractorError, match="nothing to compare"):
