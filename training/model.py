@@ -159,7 +159,12 @@ def fingerprint(module: torch.nn.Module, instead: Mapping[str, Tensor] | None = 
     """
     digest = hashlib.sha256()
     for name, tensor in sorted({**module.state_dict(), **(instead or {})}.items()):
-        flat = tensor.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+        digest.update(name.encode() + sampled(tensor))
     return digest.hexdigest()[:16]
+
+
+def sampled(tensor: Tensor) -> bytes:
+    """A tensor's shape and some 64 of its numbers, spread over it: what tells it from others."""
+    flat = tensor.detach().flatten()
+    sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+    return f"{tuple(tensor.shape)}".encode() + sample.numpy().tobytes()

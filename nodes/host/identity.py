@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...training.model import fingerprint
+from ...training.model import fingerprint, sampled
 from .borrow import is_between, ordinary
 
 _DEPTH = 4  # of what a patch holds, to which it is looked at
@@ -57,9 +57,7 @@ def _patches(patcher: Any) -> str:
         for strength, patch, strength_model, *_ in patches:
             digest.update(f"{strength} {strength_model} {type(patch).__name__}".encode())
             for tensor in _tensors(patch):
-                flat = tensor.detach().flatten()
-                sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-                digest.update(f"{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+                digest.update(sampled(tensor))
     return digest.hexdigest()[:16] if patcher.patches else ""
 
 
@@ -91,9 +89,7 @@ def _described(value: Any, path: str = "", depth: int = _DEPTH) -> Iterator[str]
         for i, one in enumerate(value):
             yield from _described(one, f"{path}/{i}", depth)
     elif isinstance(value, Tensor):
-        flat = value.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-        yield f"{path} {tuple(value.shape)} {hashlib.sha256(sample.numpy().tobytes()).hexdigest()}"
+        yield f"{path} {hashlib.sha256(sampled(value)).hexdigest()}"
     elif value is None or isinstance(value, bool | int | float | str):
         yield f"{path} {value!r}"
     else:
