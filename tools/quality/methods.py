@@ -177,6 +177,7 @@ def ablation_table(best: dict[str, Method]) -> list[Method]:
         "all steps of the first phase": Trial(first_phase="fixed"),
         "length of vectors kept": Trial(norm=True),
         "a photo held out to stop by": Trial(stop_on=1),
+        "views no nearer to small subjects": Trial(nearer=False),
     }
     changed = [replace(ours, name=name, about=name, settings={**ours.settings, **change})
                for name, change in changes.items()]  # fmt: skip

@@ -54,7 +54,8 @@ class Trial:
     detached), the other half the background's. contrast: weight of a contrastive term (InfoNCE, temperature .1)
     that holds the subject's vectors to the class word and away from the background's tokens. norm: keep the length
     of each vector at its start's. first_phase: "settles" (the product's rule), "fixed" (all its steps).
-    stop_on: this many training photos are held out to choose the step by. attention: weight of the cross-attention
+    stop_on: this many training photos are held out to choose the step by. nearer: views go nearer to small subjects, as
+    the product's do; without, zoom counts from the whole window. attention: weight of the cross-attention
     loss of Break-A-Scene (Avrahami et al., arXiv 2305.16311, eq. 3). exclusion: weight by which residual tokens, which
     are those of the backgrounds, are kept from saying anything of other photos, after ConceptPrism (arXiv 2602.19575).
     """
@@ -64,6 +65,7 @@ class Trial:
     norm: bool = False
     first_phase: str = "settles"
     stop_on: int = 0
+    nearer: bool = True
     attention: float = 0.0
     exclusion: float = 0.0
 
@@ -73,6 +75,8 @@ def train_trial(
 ) -> tuple[Concept, History]:
     """As `training.loop.train`, with a trial's change."""
     held_out = None
+    if not trial.nearer:
+        settings = _FromAfar(**settings.card())
     if trial.stop_on:
         held_out = replace(subject, photos=subject.photos[: trial.stop_on])
         subject = replace(subject, photos=subject.photos[trial.stop_on :])
@@ -82,6 +86,14 @@ def train_trial(
             run.learn_background()
             run.learn_subject(0)
     return run.concept(), run.history
+
+
+class _FromAfar(TrainSettings):
+    """Settings whose views stay as far from small subjects as the photo is."""
+
+    @property
+    def nearer(self) -> str:
+        return "no"
 
 
 class _TrialRun(TrainingRun):
