@@ -25,7 +25,7 @@ from .generations import Generations
 from .regions import REGIONS, Finder, mask_of, masks_of, only, shift
 from .report import Report
 from .splits import check_disjoint
-from .statistics import Difference, family, paired
+from .statistics import Difference, between_groups, family, paired
 
 _AT_ONCE = 32  # pictures that are prepared at a time
 
@@ -35,10 +35,10 @@ class Score:
     """What one encoder says of one region. All similarities are cosines, averaged over the pictures.
 
     kind "image": held_out and train are similarities to those photos, memorisation_gap is (train - held_out) less the
-    same difference for the base model and gap the same with its certainty, ceiling is the held-out photos against one
-    another (None with fewer than two), floor the base model's pictures against the held-out photos, diversity the mean
-    of 1 - cosine between seeds of one prompt, leak (background only) how far backgrounds moved toward the train
-    photos', copies the copy check, retrieval the ranks among look-alikes.
+    same difference for the base model and gap the same with its certainty over prompts and photos, ceiling is the held-
+    out photos against one another (None with fewer than two), floor the base model's pictures against the held-out
+    photos, diversity the mean of 1 - cosine between seeds of one prompt, leak (background only) how far backgrounds
+    moved toward the train photos', copies the copy check, retrieval the ranks among look-alikes.
     kind "text": text is the similarity of picture and prompt, with the class word in the subject's place, floor the
     same for the base model, chance and chance_floor those of pictures and the other prompts, follows and follows_floor
     the differences of the two (None with one prompt); beyond_chance and beyond_chance_floor of each picture as well.
@@ -262,14 +262,14 @@ def _image_score(
     together: dict[tuple[int, int], str],
 ) -> Score:  # fmt: skip
     to_train, to_held = seen.pictures @ seen.train.T, seen.pictures @ seen.held_out.T
-    excess = to_train.mean(1) - to_held.mean(1)
     floor = over = gap = moved = None
     more = 0.0
     if seen.base is not None:
-        base_held = (seen.base @ seen.held_out.T).mean(1)
-        base_excess = (seen.base @ seen.train.T).mean(1) - base_held
-        floor, over = float(base_held.mean()), _over(to_held.mean(1), base_held, generations)
-        gap, more = _over(excess, base_excess, generations), float((excess - base_excess).mean())
+        base_train, base_held = seen.base @ seen.train.T, seen.base @ seen.held_out.T
+        floor, over = float(base_held.mean()), _over(to_held.mean(1), base_held.mean(1), generations)
+        nearer = to_train - base_train, to_held - base_held
+        gap = between_groups(*(one.numpy() for one in nearer), units=[item.prompt for item in generations.items])
+        more = float(nearer[0].mean() - nearer[1].mean())
         if region == "background":
             moved = shift(seen.pictures, seen.base, seen.train, [item.prompt for item in generations.items])
     rows = [

@@ -1,6 +1,7 @@
 """How sure a score is: differences of paired pictures, with intervals and tests over prompts, not over pictures.
 
 Pictures of one prompt resemble one another, so prompts are the units: what is said is said of prompts like these.
+Where two groups of photos are compared, the photos are drawn as well.
 """
 
 from __future__ import annotations
@@ -53,6 +54,34 @@ def paired(first: Sequence[float], second: Sequence[float], units: Sequence[Hash
     low, high = interval(means)
     spread = float(means.std(ddof=1))
     return Difference(value, low, high, sign_flip(means), value / spread if spread > 0 else None, count)
+
+
+def between_groups(first: np.ndarray, second: np.ndarray, units: Sequence[Hashable]) -> Difference:
+    """By what values [B, N] of one group of photos exceed those [B, M] of another, B pictures in units such as prompts.
+
+    Units and photos are both random: which photos came into which group moves the difference for all units alike. The
+    variance is that of the units' means and that of the photos' (pooled over both groups, as they would be if it made
+    no difference in which one a photo is), the interval and p Student's with degrees of freedom after Satterthwaite
+    (Biometrics Bulletin 2, 1946). What units and photos have in common counts in both, so it errs toward caution. No
+    interval with one photo in each group, one unit, or no spread at all.
+    """
+    from scipy.stats import t
+
+    by_unit = unit_means(first.mean(1) - second.mean(1), units)
+    photos = [np.stack([unit_means(column, units) for column in group.T]).mean(1) for group in (first, second)]
+    count, own, freedom = len(by_unit), [len(group) for group in photos], sum(map(len, photos)) - 2
+    value = float(by_unit.mean())
+    if count < 2 or freedom < 1:
+        return Difference(value, None, None, None, None, count)
+    spread = float(by_unit.std(ddof=1))
+    of_units = spread**2 / count
+    of_photos = sum(float(((group - group.mean()) ** 2).sum()) for group in photos) / freedom * sum(1 / n for n in own)
+    error = math.sqrt(of_units + of_photos)
+    if error == 0:
+        return Difference(value, None, None, None, None, count)
+    degrees = error**4 / (of_units**2 / (count - 1) + of_photos**2 / freedom)
+    half, p = float(t.ppf(0.975, degrees)) * error, float(2 * t.sf(abs(value) / error, degrees))
+    return Difference(value, value - half, value + half, p, value / spread if spread > 0 else None, count)
 
 
 def unit_means(values: np.ndarray, units: Sequence[Hashable]) -> np.ndarray:

@@ -77,22 +77,23 @@ def _pixel_copies(evidence: Evidence) -> Measured:
 
 
 def _gap(evidence: Evidence) -> Measured:
-    return _upper([(s, s.get("gap")) for s in _images(evidence)], "memorisation gap")
+    """The largest estimate: the interval also holds which photos were held out, and few of them leave it wide."""
+    return _largest([(s, s.get("gap")) for s in _images(evidence)], "memorisation gap", "mean")
 
 
 def _leak(evidence: Evidence) -> Measured:
     found = [s for s in evidence.report["scores"] if s["kind"] == "image" and s["region"] == "background"]
-    return _upper([(s, s.get("leak")) for s in found], "leak of backgrounds")
+    return _largest([(s, s.get("leak")) for s in found], "leak of backgrounds", "high")
 
 
-def _upper(found: list[tuple[dict, dict | None]], name: str) -> Measured:
-    """The largest upper end of the intervals."""
+def _largest(found: list[tuple[dict, dict | None]], name: str, of: str) -> Measured:
+    """The largest estimate ("mean") or upper end ("high") of those that have an interval."""
     sure = [(s, d) for s, d in found if d is not None and d.get("high") is not None]
     if not sure:
         return Measured(None, f"{name}: not measured with an interval")
-    s, d = max(sure, key=lambda pair: pair[1]["high"])
+    s, d = max(sure, key=lambda pair: pair[1][of])
     said = f"{name} {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] ({s['stamp']['encoder']})"
-    return Measured(d["high"], said)
+    return Measured(d[of], said)
 
 
 def _prompt(evidence: Evidence) -> Measured:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from attractor_pack.metrics.statistics import coverage, holm, interval, paired, sign_flip, unit_means
+from attractor_pack.metrics.statistics import between_groups, coverage, holm, interval, paired, sign_flip, unit_means
 from scipy import stats
 
 
@@ -44,6 +44,44 @@ def test_pictures_of_a_prompt_count_once():
     assert alone.mean == 1.5 and alone.low is alone.p is alone.effect is None
     nothing = paired([1.0, 2.0], [1.0, 2.0], ["one", "other"])
     assert nothing.mean == 0 and nothing.p == 1 and nothing.effect is None
+
+
+@pytest.mark.parametrize("train, held_out", [(4, 2), (3, 1), (5, 4)])
+def test_which_photos_fell_on_which_side_is_no_memorisation(train, held_out):
+    """Photos between which there is no difference; prompts alone as units would call every sixth split memorised."""
+    generator = np.random.default_rng(0)
+    prompts = [f"prompt {i // 2}" for i in range(16)]
+
+    def share(gap, worlds=600):
+        found = []
+        for _ in range(worlds):
+            count = train + held_out
+            photos, parts = generator.normal(0, 0.02, count), generator.normal(0, 0.03, (8, count))
+            values = photos + parts.repeat(2, 0) + generator.normal(0, 0.01, (16, count))
+            first, second = values[:, :train] + gap, values[:, train:]
+            by_prompts = paired(first.mean(1), second.mean(1), prompts)
+            found.append((between_groups(first, second, prompts).low > 0, by_prompts.low > 0))
+        return np.mean(found, axis=0)
+
+    both, prompts_alone = share(0)
+    assert both < 0.05 < 0.1 < prompts_alone
+    assert share(0.2, 100)[0] > 0.9, "and one that is there is found"
+
+
+def test_two_groups_of_photos_by_hand():
+    """Without any spread over prompts it is the two-sample t test of the photos; over identical photos the prompts'."""
+    first, second = np.tile([0.5, 0.7, 0.6], (4, 1)), np.tile([0.2, 0.1], (4, 1))
+    found = between_groups(first, second, list("abcd"))
+    expected = stats.ttest_ind(first[0], second[0])
+    assert found.p == pytest.approx(expected.pvalue) and found.mean == pytest.approx(0.45)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+    prompts = np.array([0.1, 0.3, 0.2, 0.5])
+    found = between_groups(np.tile(prompts[:, None], 2), np.zeros((4, 2)), list("abcd"))
+    expected = stats.ttest_1samp(prompts, 0)
+    assert found.p == pytest.approx(expected.pvalue) and found.units == 4
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+    alone = between_groups(first[:, :1], second[:, :1], list("abcd"))
+    assert alone.mean == pytest.approx(0.3) and alone.low is alone.p is None, "one photo each says nothing of photos"
 
 
 def test_holms_adjustment():

@@ -24,7 +24,7 @@ from ...metrics.splits import split_set
 from ...metrics.statistics import coverage
 from ...training.photos import Photo, subject_set
 from .. import benchmarks
-from . import copier
+from . import copier, gaps
 from .labelled import SAME_SHOT, as_photo, copies, read_all
 
 _PHOTOS = Path(os.environ.get("DREAMBOOTH_PHOTOS", benchmarks.ROOT.parent / "shared" / "data" / "dreambooth"))
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures |= throughput(photos)
     found = copier.measure(chosen.photos)
     figures |= copier.figures(found)
+    figures |= gaps.measure(chosen.photos)
     by_units = {units: coverage(units) for units in (4, 8, 20)}
     figures |= {f"bootstrap.coverage_{units}": held for units, held in by_units.items()}
     figures["bootstrap.coverage"] = by_units[20]
@@ -148,6 +149,14 @@ def _section(record: dict, figures: dict[str, float]) -> str:
          f"{figures['copier.verdict_is_worse']:.2f}", "1"),
         ("of which it is called a copier; the honest one is",
          f"{figures['copier.called_a_copier']:.2f}; {figures['copier.honest_called_a_copier']:.2f}", "–"),
+        (f"of {figures['gap.splits']:.0f} splits of photos that are alike to the generator, with a memorisation gap "
+         "for certain; with prompts alone as units",
+         f"{figures['gap.honest_certain']:.3f}; {figures['gap.honest_certain_by_prompts_alone']:.3f}", "at most .05"),
+        ("the same of a generator that only copies",
+         f"{figures['gap.copier_certain']:.3f}; {figures['gap.copier_certain_by_prompts_alone']:.3f}", "–"),
+        *((f"gaps above {limit:g}: alike; only copies; upper ends of those alike",
+           "; ".join(f"{figures[f'gap.{of}_above_{limit}']:.3f}" for of in ("honest", "copier", "honest_upper_end")),
+           "–") for limit in gaps.LIMITS),
     ]  # fmt: skip
     head = (
         f"`make bench-scoring` on {record['date']}, {record['machine']}, commit {record['commit']}: "
