@@ -24,6 +24,7 @@ KEPT_WELL, KEPT = 0.8, 0.5  # of what the base model does for a prompt beyond ch
 SOME, MANY = 0.05, 0.25  # of the pictures that look copied
 FEW_PROMPTS, FEW_PHOTOS = 4, 2  # below which nothing general can be said
 ENOUGH_PROMPTS = 8  # from which on an interval over prompts can be trusted
+ENOUGH_PHOTOS = 3  # held out, from which on the mean over them is more than theirs
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ def _certainty(s: Score | None, report: Report) -> Answer:
         if width > 2 * distance:
             less = ", which is more than it is itself"
         return Answer(question, "fair", f"Somewhat: {basis}. {interval}{less}.")
-    said = f"Sure enough to speak of this subject and of prompts like these: {basis}. {interval}."
+    of = "this subject" if photos >= ENOUGH_PHOTOS else "these held-out photos (more would speak for the subject)"
+    said = f"Sure enough to speak of prompts like these and of {of}: {basis}. {interval}."
     return Answer(question, "good", said)
 
 

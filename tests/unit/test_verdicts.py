@@ -96,7 +96,8 @@ def test_words_do_not_say_more_than_the_figures(world, reports):
     few = score(paints(unseen, 4), paints(others, 4), train, held_out, [encoder]).verdict
     assert few.answers[3].grade == "fair" and few.answers[0].grade == "fair", "four prompts are too few to be certain"
     assert "too few to be certain" in few.answers[0].text
-    assert reports["honest"].verdict.answers[3].grade == "good"
+    sure = reports["honest"].verdict.answers[3]
+    assert sure.grade == "good" and "of these held-out photos (more" in sure.text, "two photos are not the subject"
 
 
 def test_look_alikes_do_not_pass_for_the_subject(world, reports):
