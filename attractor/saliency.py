@@ -7,6 +7,7 @@ memory management would have to know of.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,17 @@ KINDS = {
 FILE_NAME = KINDS["u2netp"].file
 
 
+def missing(path: Path, kind: str = "u2netp") -> str:
+    """What a salient-object model at `path` needs and has not, in words; empty where nothing is missing."""
+    if not path.is_file():
+        return (f"Saliency needs the file {path.name} in the folder {path.parent}: it is not there. "
+                f"Get {KINDS[kind].source}.")  # fmt: skip
+    if find_spec("onnxruntime") is None:
+        return ("Saliency needs onnxruntime, which is not installed: run 'pip install onnxruntime' in the Python that "
+                "runs this (ComfyUI's own).")  # fmt: skip
+    return ""
+
+
 class SaliencyModel:
     """A salient-object model from an .onnx file. Raises AttractorError when file or onnxruntime is missing or unusable.
 
@@ -49,18 +61,10 @@ class SaliencyModel:
 
     def __init__(self, path: Path, kind: str = "u2netp"):
         self.kind, self.path = KINDS[kind], path
-        if not path.is_file():
-            raise AttractorError(
-                f"The saliency back end needs the file {path.name} in the folder {path.parent}: it is not there. "
-                f"Get {self.kind.source}, or choose the back end 'external' or 'none'."
-            )
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise AttractorError(
-                "The saliency back end needs onnxruntime, which is not installed: run 'pip install onnxruntime' in "
-                "ComfyUI's Python, or choose the back end 'external' or 'none'."
-            ) from error
+        if said := missing(path, kind):
+            raise AttractorError(said)
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         try:

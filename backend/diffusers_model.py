@@ -291,7 +291,8 @@ def load(name: str) -> DiffusersModel:
     try:
         import diffusers
     except ImportError as error:
-        raise AttractorError("The command line needs diffusers: run 'pip install attractor-pack[cli]'.") from error
+        needs = "pip install diffusers transformers accelerate"
+        raise AttractorError(f"The command line needs diffusers: run '{needs}'.") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "demo":
         from .demo import pipeline

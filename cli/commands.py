@@ -23,7 +23,7 @@ from ..attractor.raw_masks import Sources
 from ..attractor.saliency import FILE_NAME, SaliencyModel
 from ..backend.sources import in_folders, mask_sources, model_folders
 from ..metrics.compare import compare_reports
-from ..metrics.encoders import available, encoder_file, load_encoder, not_here, not_installed
+from ..metrics.encoders import available, encoder_file, load_encoder, no_text, not_here, not_installed
 from ..metrics.generations import from_picture
 from ..metrics.page import write_comparison, write_report
 from ..metrics.pictures import painted_by, read_pictures, write_pictures
@@ -159,6 +159,8 @@ def score(chosen: Namespace) -> dict:
     if parts.get("certificate"):
         train_set = replace(train_set, certificate=Certificate.of(parts["certificate"]))
     names = dict.fromkeys(n for n in (chosen.image_encoder, chosen.text_encoder) if n and n != "none")
+    if chosen.text_encoder in names and (said := no_text(chosen.text_encoder, model_folders(chosen.models))):
+        raise AttractorError(said.replace("text_encoder", "--text-encoder"))
     encoders = [load_encoder(name, model_folders(chosen.models)) for name in names]
     find = None
     if chosen.regions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import re
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ class TorchEncoder:
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Features [B, D] of texts. Raises AttractorError for an encoder without a text side."""
         if self._text is None:
-            raise AttractorError(f"{self.stamp['encoder']} has no text encoder: choose a CLIP to score prompts with.")
+            raise AttractorError(f"{self.stamp['encoder']} reads no text: choose a CLIP to score prompts with.")
         return F.normalize(self._text(list(texts)).float(), dim=-1).cpu()
 
 
@@ -136,6 +137,28 @@ def not_here(name: str, folders: Sequence[Path]) -> str:
     if name not in KNOWN or encoder_file(name, folders) is not None:
         return ""
     return f"{name} is not in {folders[0] if folders else 'models/attractor'}: {KNOWN[name].text}."
+
+
+def no_text(name: str, folders: Sequence[Path]) -> str:
+    """Of an encoder that cannot read prompts: that it cannot. Empty for a CLIP, and for what is not there."""
+    path = encoder_file(name, folders)
+    if name in KNOWN:
+        reads = KNOWN[name].reads_text
+    elif path is None:
+        reads = name != EFFICIENTNET
+    elif path.is_dir():
+        reads = _has_text_config(path)
+    else:
+        reads = name != EFFICIENTNET and not _is_sscd(path)
+    return "" if reads else f"text_encoder: {name} reads no text. Choose a CLIP, or 'none'."
+
+
+def _has_text_config(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True  # loading says what is wrong with it
+    return not isinstance(config, dict) or "text_config" in config or "text_config_dict" in config
 
 
 def efficientnet_lite0(folders: Sequence[Path]) -> TorchEncoder:

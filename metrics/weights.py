@@ -30,7 +30,7 @@ _STALE = 24 * 3600  # seconds after which what a killed fetch left is cleared
 @dataclass(frozen=True)
 class Weights:
     """An encoder on the Hugging Face hub. name: of its file or folder in models/attractor. files: of the repository.
-    megabytes: of all of them.
+    megabytes: of all of them. reads_text: whether it is a CLIP.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Weights:
     files: tuple[str, ...]
     megabytes: int
     licence: str
+    reads_text: bool = False
 
     @property
     def text(self) -> str:
@@ -57,8 +58,8 @@ class Weights:
 KNOWN = {
     weights.name: weights
     for weights in (
-        Weights("ViT-B-32_openai.safetensors", "timm/vit_base_patch32_clip_224.openai", _OPEN_CLIP, 605, _CLIP),
-        Weights("ViT-B-16_openai.safetensors", "timm/vit_base_patch16_clip_224.openai", _OPEN_CLIP, 599, _CLIP),
+        Weights("ViT-B-32_openai.safetensors", "timm/vit_base_patch32_clip_224.openai", _OPEN_CLIP, 605, _CLIP, True),
+        Weights("ViT-B-16_openai.safetensors", "timm/vit_base_patch16_clip_224.openai", _OPEN_CLIP, 599, _CLIP, True),
         Weights("dino-vits16", "facebook/dino-vits16", _TRANSFORMERS, 87, "Apache-2.0"),
         Weights("dinov2-small", "facebook/dinov2-small", _TRANSFORMERS, 88, "Apache-2.0"),
     )

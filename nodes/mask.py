@@ -16,7 +16,7 @@ from ..attractor.masks import UNITS, Refinement
 from ..attractor.overlay import effective_weight, mask_picture
 from ..attractor.photo_masks import BACK_ENDS, mask_set
 from ..attractor.raw_masks import Sources, gather
-from ..attractor.saliency import KINDS, SaliencyModel
+from ..attractor.saliency import KINDS, SaliencyModel, missing
 from ..attractor.verdicts import ADVICE, left_out, verdict_text
 from ..training.views import centre_view
 from .host import folders, panels
@@ -153,12 +153,20 @@ def _marks(subject: Any, given: list) -> dict[str, Click]:
 
 def _sources(back_end: str, model: Any, clip: Any, vae: Any, saliency: str) -> Sources:
     makers = {
-        "saliency": lambda: SaliencyModel(folders.find_model(KINDS[saliency].file), saliency),
+        "saliency": lambda: _saliency(back_end, saliency),
         "attention": lambda: _host_model(model, clip, vae),
         "text": lambda: TextSegmenter(folders.find_model(FOLDER_NAME)),
     }
     pulse = comfy.model_management.throw_exception_if_processing_interrupted
     return gather(back_end, makers, pulse=pulse, lend=lambda segmenter: on_device([segmenter]))
+
+
+def _saliency(back_end: str, kind: str) -> SaliencyModel:
+    path = folders.find_model(KINDS[kind].file)
+    said = missing(path, kind)
+    if said and back_end == "saliency":
+        raise AttractorError(f"{said} Or choose the back end 'auto' or 'attention', which need no file.")
+    return SaliencyModel(path, kind)
 
 
 def _host_model(model: Any, clip: Any, vae: Any) -> HostModel:

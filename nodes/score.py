@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from comfy_api.latest import io
 
 from ..attractor.errors import AttractorError
-from ..attractor.saliency import FILE_NAME, SaliencyModel
+from ..attractor.saliency import FILE_NAME, SaliencyModel, missing
 from ..metrics.charts import score_chart
-from ..metrics.encoders import EFFICIENTNET, available, load_encoder, not_here, not_installed
+from ..metrics.encoders import EFFICIENTNET, available, load_encoder, no_text, not_here, not_installed
 from ..metrics.generations import from_picture
 from ..metrics.page import folder_for, write_report
 from ..metrics.scores import score
@@ -40,7 +40,9 @@ class Score(io.ComfyNode):
             inputs=[
                 GenerationsType.Input("generations", tooltip="Pictures of the concept."),
                 SubjectSetType.Input("train_set", tooltip="The photos that the concept learnt from."),
-                SubjectSetType.Input("held_out_set", tooltip="Photos that training never saw: what is scored against."),
+                SubjectSetType.Input(
+                    "held_out_set", tooltip="Photos that nothing was learnt from: what is scored against."
+                ),
                 io.Combo.Input(
                     "image_encoder", options=[*encoders, _NONE], default=EFFICIENTNET,
                     tooltip="Compares pictures with photos. Whatever lies in models/attractor is listed, and what "
@@ -62,7 +64,7 @@ class Score(io.ComfyNode):
                 io.Combo.Input(
                     "regions", options=list(_REGIONS), default=_REGIONS[0], optional=True,
                     tooltip="Also score the subject alone and the background alone, found by saliency (u2netp.onnx in "
-                    "models/attractor): gives the leak of backgrounds.",
+                    "models/attractor, and onnxruntime): gives the leak of backgrounds.",
                 ),
                 io.Image.Input(
                     "look_alikes", optional=True,
@@ -90,12 +92,16 @@ class Score(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, image_encoder=None, text_encoder=None, download=False):
+    def validate_inputs(cls, image_encoder=None, text_encoder=None, download=False, regions=None):
         """Said when the graph is queued, and not after its training."""
         there = [*available(folders.model_folders()), *KNOWN, _NONE]
         what = f"Put it into {folders.model_folders()[0]}, or choose another."
         chosen = (("image_encoder", image_encoder), ("text_encoder", text_encoder))
         said = [absent(name, value, there, what) for name, value in chosen]
+        if isinstance(text_encoder, str) and text_encoder != _NONE:
+            said.append(no_text(text_encoder, folders.model_folders()))
+        if regions == _REGIONS[1] and (said_of := missing(folders.find_model(FILE_NAME))):
+            said.append(f"regions: {said_of} Or set regions to {_REGIONS[0]!r}.")
         names = [value for _, value in chosen if isinstance(value, str)]
         needs = [not_installed(name, folders.model_folders()) for name in names]
         if download is False:  # None where it comes by a link
@@ -116,6 +122,8 @@ class Score(io.ComfyNode):
         others = [photo_from_tensor(image, f"look_alikes {i}") for i, image in enumerate(
             () if look_alikes is None else look_alikes)]  # fmt: skip
         find = SaliencyModel(folders.find_model(FILE_NAME)).mask if regions == _REGIONS[1] else None
+        if text_encoder != _NONE and (said := no_text(text_encoder, folders.model_folders())):
+            raise AttractorError(said)
         for name in names:
             if (said := _offer(name)) and not download:
                 raise AttractorError(said)

@@ -23,7 +23,7 @@ class Study(io.ComfyNode):
             category=CATEGORY,
             description="Ask people which picture they prefer, without saying whose it is. Open the link, vote, queue "
             "again to see the result. The same pictures, photos, question, pairs and seed are the same study, with its "
-            "votes. From another machine, open the link with this machine's address.",
+            "votes. For other machines start ComfyUI with --listen and give the link with this machine's address.",
             is_output_node=True,
             inputs=[
                 GenerationsType.Input("generations_a", tooltip="Pictures of the first run."),

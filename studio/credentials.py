@@ -36,7 +36,7 @@ class Signer:
         try:
             import c2pa
         except ImportError as error:
-            raise AttractorError("Signing needs c2pa-python: run 'pip install attractor-pack[studio]'.") from error
+            raise AttractorError("Signing needs c2pa-python: run 'pip install c2pa-python'.") from error
         self._c2pa: Any = c2pa
         secret, chain = (_pem(path, what) for path, what in ((key, "PRIVATE KEY"), (certificate, "CERTIFICATE")))
         try:
@@ -88,7 +88,7 @@ def credentials(path: Path) -> dict:
     try:
         import c2pa
     except ImportError as error:
-        raise AttractorError("Signatures need c2pa-python: run 'pip install attractor-pack[studio]'.") from error
+        raise AttractorError("Signatures need c2pa-python: run 'pip install c2pa-python'.") from error
     kind = _KINDS.get(path.suffix.lower(), "image/png")
     try:
         found = json.loads(c2pa.Reader(kind, io.BytesIO(path.read_bytes())).json())

@@ -202,7 +202,7 @@ def plan_from(text: str, where: str, beside: Path | None, subjects: str = "") ->
     try:
         import yaml
     except ImportError as error:
-        raise AttractorError("Sweeps need PyYAML: run 'pip install attractor-pack[studio]'.") from error
+        raise AttractorError("Sweeps need PyYAML: run 'pip install pyyaml'.") from error
     try:
         data = yaml.safe_load(text)
         return Plan.of({**data, "subjects": str(Path(subjects).resolve())} if subjects and data else data, beside)

@@ -43,7 +43,7 @@ class Store:
         try:
             import fsspec
         except ImportError as error:
-            raise AttractorError(f"{where}: needs fsspec: run 'pip install attractor-pack[studio]'.") from error
+            raise AttractorError(f"{where}: needs fsspec: run 'pip install fsspec'.") from error
         try:
             self._files, self._below = fsspec.core.url_to_fs(where)
         except (ImportError, ValueError) as error:

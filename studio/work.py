@@ -31,7 +31,7 @@ from ..attractor.errors import AttractorError
 from ..attractor.photo_masks import mask_set
 from ..attractor.saliency import KINDS
 from ..backend.sources import in_folders, mask_sources, model_folders
-from ..metrics.encoders import encoder_file, load_encoder
+from ..metrics.encoders import encoder_file, load_encoder, not_installed
 from ..metrics.generations import Generated, Generations, eight_bit
 from ..metrics.page import write_report
 from ..metrics.scores import score
@@ -158,12 +158,14 @@ def _read(sent: Parcel, folder: Path, plan: Plan) -> Case:
 
 def stamps_of(plan: Plan) -> dict[str, str]:
     """What a worker must have in common with whoever sent it work: the pack's version, and the files of base model,
-    encoders and masks. Raises AttractorError when the base model is not on this machine.
+    encoders and masks. Raises AttractorError when the base model or what an encoder needs is not on this machine.
     """
     found = {"the pack": VERSION, "the kind of views": str(VIEWS), "torch": torch.__version__.split("+")[0],
              "the base model": _model_stamp(plan.model)}  # fmt: skip
     folders = model_folders(plan.models or None)
     for name in _names(plan):
+        if said := not_installed(name, folders):
+            raise AttractorError(said)
         path = encoder_file(name, folders)
         files = KNOWN[name].files if name in KNOWN else ()
         found[f"the encoder {name}"] = file_stamp(path, files) if path else "not there"

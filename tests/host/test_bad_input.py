@@ -167,6 +167,28 @@ def test_proposing_without_masks(refused, load_demo, demo):
     ), "no masks", "Attractor Mask")  # fmt: skip
 
 
+def test_what_a_score_lacks_is_said_when_it_is_queued(server, refused, load_demo, demo):
+    """A text encoder that reads no text, and saliency without its file."""
+
+    def graph(**inputs):
+        return load_demo(
+            split=node("Attractor_Split", subject=["demo", 3], held_out=4, split_seed=4),
+            grid=node("Attractor_SampleGrid", **demo, prompts="a photo of a <subject>", class_word="cup",
+                      negative="", first_seed=1, seeds=1, batch_size=1, steps=1, cfg=1.0, width=64, height=64,
+                      sampler_name="euler", scheduler="normal"),
+            score=node("Attractor_Score", generations=["grid", 2], report_name="", train_set=["split", 0],
+                       held_out_set=["split", 1], **{"image_encoder": "demo-clip", "text_encoder": "none", **inputs}),
+        )  # fmt: skip
+
+    refused(graph(text_encoder="demo-dino"), "text_encoder: demo-dino reads no text", "Choose a CLIP")
+    model = server.base / "models" / "attractor" / "u2netp.onnx"
+    away = model.rename(model.with_suffix(".away"))
+    try:
+        refused(graph(regions="subject and background too"), "regions:", "u2netp.onnx", "'whole pictures'")
+    finally:
+        away.rename(model)
+
+
 @pytest.mark.parametrize(("changed", "inputs"), [
     ("clip", {"class_type": "CLIPSetLastLayer", "inputs": {"clip": ["demo", 1], "stop_at_clip_layer": -2}}),
     ("model", {"class_type": "RescaleCFG", "inputs": {"model": ["demo", 0], "multiplier": 0.7}}),

@@ -345,7 +345,7 @@ def test_a_cluster_that_does_not_answer_is_said_at_once():
 
 
 @pytest.mark.parametrize(("without", "says"), [
-    ("diffusers", "run 'pip install diffusers accelerate'"), ("ray", "run 'pip install attractor-pack[studio]'"),
+    ("diffusers", "run 'pip install diffusers accelerate'"), ("ray", "run 'pip install ray diffusers accelerate'"),
 ])  # fmt: skip
 def test_what_a_sweep_needs_is_said_before_anything_starts(plan, tmp_path, without, says):
     """In a Python that does not find the package."""

@@ -275,7 +275,7 @@ def test_saliency_masks_real_photos(dreambooth):
 def test_missing_model_names_file_folder_and_source(tmp_path):
     with pytest.raises(AttractorError) as error:
         SaliencyModel(tmp_path / "u2netp.onnx")
-    assert all(part in str(error.value) for part in ("u2netp.onnx", str(tmp_path), "rembg", "external"))
+    assert all(part in str(error.value) for part in ("u2netp.onnx", str(tmp_path), "rembg"))
 
 
 def test_damaged_model_is_named(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from attractor_pack.attractor.errors import AttractorError
-from attractor_pack.metrics.encoders import available, efficientnet_lite0, load_encoder
+from attractor_pack.metrics.encoders import available, efficientnet_lite0, load_encoder, no_text
 from attractor_pack.metrics.generations import Generated, Generations, contact_sheet
 from attractor_pack.metrics.page import folder_for, write_report
 from attractor_pack.metrics.pictures import read_pictures, write_pictures
@@ -257,6 +257,13 @@ def test_missing_encoder_says_where_to_put_it(tmp_path):
     with pytest.raises(AttractorError) as error:
         load_encoder("dinov2-small", [tmp_path])
     assert "dinov2-small" in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_which_encoders_read_text_is_known_before_they_are_loaded():
+    for name in ("efficientnet-lite0", "demo-dino", "dinov2-small", "dino-vits16"):
+        assert f"{name} reads no text" in no_text(name, [])
+    for name in ("demo-clip", "ViT-B-32_openai.safetensors", "ViT-L-14.safetensors"):
+        assert no_text(name, []) == ""
 
 
 def test_report_files_hold_no_names_or_paths(tmp_path, sets, efficientnet):

