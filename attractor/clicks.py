@@ -124,9 +124,7 @@ def at_click(pixels: Tensor, click: Click, see: Callable[[Tensor], Tensor]) -> t
     seen = [_through(pixels, (click.y * height, click.x * width), side, click, see) for side in sides]
     middle = _most_agreed(seen)
     if middle is None:
-        rows, columns = np.mgrid[:height, :width]
-        apart = np.hypot(rows - click.y * height, columns - click.x * width) / (longer * _NEAR)
-        return np.exp(-np.square(apart) / 2), 0.0
+        return guess_about(click, (height, width)), 0.0
     rows, columns = np.nonzero(middle)
     centre = ((rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2)
     extent = max(np.ptp(rows), np.ptp(columns)) + 1
@@ -140,6 +138,14 @@ def at_click(pixels: Tensor, click: Click, see: Callable[[Tensor], Tensor]) -> t
     agreed = sorted((overlap(part, middle) for part, _ in seen if part is not middle), reverse=True)
     agreement = float(np.mean(agreed[: len(agreed) // 2]))
     return np.asarray(map_), max(0.0, (agreement - _CHANCE) / (1 - _CHANCE))
+
+
+def guess_about(click: Click, size: tuple[int, int]) -> np.ndarray:
+    """A map [h, w] of where something is of which nothing but the click is known. size: (height, width)."""
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    apart = np.hypot(rows - click.y * height, columns - click.x * width) / (max(size) * _NEAR)
+    return np.exp(-np.square(apart) / 2)
 
 
 def _box_area(click: Click) -> float:

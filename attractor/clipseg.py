@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +34,42 @@ class TextSegmenter:
                 "choose another back end."
             )
         try:
-            from transformers import AutoConfig, AutoTokenizer, CLIPSegForImageSegmentation
+            from transformers import AutoConfig
         except ImportError as error:
             raise AttractorError("The back end 'text' needs transformers: pip install transformers.") from error
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             if config.model_type != "clipseg":
                 raise AttractorError(f"{folder}: holds a {config.model_type} model, not CLIPSeg. Put {SOURCE} there.")
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            module: Any = CLIPSegForImageSegmentation.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True
-            )
         except AttractorError:
             raise
-        except Exception as error:  # transformers and safetensors raise what they like for damaged files
-            raise AttractorError(f"{folder}: not a usable CLIPSeg model ({error}). Put {SOURCE} there anew.") from error
-        self.folder, self.module = folder, module.eval().requires_grad_(False)
-        self._tokenizer = tokenizer
-        self._side = _published_side(folder)
+        except Exception as error:  # transformers raises what it likes for damaged files
+            raise self._unusable(folder, error) from error
+        self.folder, self._side = folder, _published_side(folder)
         self.cells = self._side // int(config.vision_config.patch_size)
+
+    @staticmethod
+    def _unusable(folder: Path, error: Exception) -> AttractorError:
+        return AttractorError(f"{folder}: not a usable CLIPSeg model ({error}). Put {SOURCE} there anew.")
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """Tokenizer and module, read when it first looks, for what was seen before is kept."""
+        from transformers import AutoTokenizer, CLIPSegForImageSegmentation
+
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            module: Any = CLIPSegForImageSegmentation.from_pretrained(
+                self.folder, local_files_only=True, use_safetensors=True
+            )
+        except Exception as error:  # transformers and safetensors raise what they like for damaged files
+            raise self._unusable(self.folder, error) from error
+        return tokenizer, module.eval().requires_grad_(False)
+
+    @property
+    def module(self) -> Any:
+        """The torch module."""
+        return self._loaded[1]
 
     @torch.no_grad()
     def raw(self, pixels: Tensor, text: str) -> tuple[Tensor, float]:
@@ -59,7 +77,7 @@ class TextSegmenter:
         device = next(self.module.parameters()).device
         small = F.interpolate(pixels[None], (self._side, self._side), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = torch.tensor(_MEAN).view(1, 3, 1, 1), torch.tensor(_STD).view(1, 3, 1, 1)
-        tokens = self._tokenizer([text], return_tensors="pt", truncation=True)
+        tokens = self._loaded[0]([text], return_tensors="pt", truncation=True)
         logits = self.module(
             input_ids=tokens["input_ids"].to(device), attention_mask=tokens["attention_mask"].to(device),
             pixel_values=((small - mean) / std).to(device),

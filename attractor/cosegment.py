@@ -9,7 +9,7 @@ using prior models", CVPR 2005), which stops at edges. The subject's colours are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse as sparse
@@ -55,11 +55,14 @@ class Cosegmentation:
         counted = np.bincount(self._words[index], weight.ravel(), self.size)
         return counted / max(counted.sum(), 1e-9)
 
-    def masks(self, maps: Sequence[np.ndarray], colour_weight: float, trust: Sequence[float] | None = None):
+    def masks(
+        self, maps: Sequence[np.ndarray], colour_weight: float, trust: Sequence[float] | None = None,
+        pulse: Callable[[], None] = lambda: None,
+    ) -> list[np.ndarray]:  # fmt: skip
         """Masks [h, w] in [0, 1], one a photo, from maps [h, w] in [0, 1] of where the subject is.
 
         colour_weight: how much the colours say beside the map; more, the coarser the map. trust: of each photo's map,
-        in the colours that the set shares (all alike without it).
+        in the colours that the set shares (all alike without it). pulse: is called for each photo and turn; may raise.
         """
         trust = [1.0] * len(maps) if trust is None else trust
         prior = [_log_odds(m).ravel() for m in maps]
@@ -68,6 +71,7 @@ class Cosegmentation:
             subject = [self.colours(i, mask) for i, mask in enumerate(found)]
             shared = np.average(subject, axis=0, weights=np.maximum(trust, 1e-6))
             for i, mask in enumerate(found):
+                pulse()
                 own = _OWN * subject[i] + (1 - _OWN) * shared
                 evidence = np.log((own + _RARE) / (self.colours(i, 1 - mask) + _RARE)).clip(-_ODDS, _ODDS)
                 odds = _PRIOR_WEIGHT[turn] * prior[i] + colour_weight * evidence[self._words[i]]

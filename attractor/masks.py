@@ -14,6 +14,7 @@ from .errors import AttractorError
 
 _EDGE_CONTRAST = 1e-3  # variance of a window above which the guided filter keeps its edge
 _BY_DISTANCE = 8  # pixels of growth above which a mask's outline is moved, for discs of that size are slow
+_EMPTY = 0.01  # highest value of a mask that shows nothing
 _LARGEST_HOLE = 0.25  # of the mask's area
 UNITS = ("per mille", "per cent", "pixels")
 
@@ -67,36 +68,50 @@ def check_mask(mask: Tensor, size: tuple[int, int], name: str) -> Tensor:
         raise AttractorError(f"{name}: a mask of shape {tuple(mask.shape)} came in; one [height, width] is needed.")
     if not torch.isfinite(mask).all():
         raise AttractorError(f"{name}: its mask has NaN or infinite values. Check the node that the mask comes from.")
+    if float(mask.max()) < _EMPTY:
+        raise AttractorError(f"{name}: its mask is all zero, so no pixel would be learnt. Paint the subject white.")
     width, height = size
     if abs(mask.shape[1] * height - mask.shape[0] * width) > max(width, height) * max(mask.shape) * 0.02:
         raise AttractorError(
             f"{name}: its mask is {mask.shape[1]} x {mask.shape[0]}, the photo {width} x {height}: other proportions. "
             "Make the mask from this very photo (output 'photos' of Attractor_LoadSubject)."
         )
-    mask = F.interpolate(mask[None, None], (height, width), mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
-    if float(mask.max()) < 0.01:
-        raise AttractorError(f"{name}: its mask is all zero, so no pixel would be learnt. Paint the subject white.")
-    return mask
+    return F.interpolate(mask[None, None], (height, width), mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
 
 
 def refine(mask: Tensor, how: Refinement, pixels: Tensor | None = None) -> Tensor:
     """Draw a mask [H, W] in [0, 1] to the edges of its photo [3, H, W], fill holes, grow or shrink, and feather."""
+    return feathered(shaped(mask, how, pixels), how)
+
+
+def shaped(mask: Tensor, how: Refinement, pixels: Tensor | None = None) -> Tensor:
+    """As `refine`, all but the feather."""
     longer = max(mask.shape)
     if how.edges > 0 and pixels is not None:
         mask = to_edges(mask, pixels, max(1, round(how.edges * longer / 1000)))
     array = mask.numpy()
     if how.fill_holes:
         array = np.maximum(array, _filled(array > 0.5))
-    unit = {"per mille": longer / 1000, "per cent": longer / 100, "pixels": 1.0}[how.unit]
-    radius = min(longer, round(abs(how.grow) * unit))
+    radius = min(longer, round(abs(how.grow) * _pixels(how.unit, longer)))
     if radius > _BY_DISTANCE:
         array = _moved(array > 0.5, radius if how.grow > 0 else -radius)
     elif radius:
         change = grey_dilation if how.grow > 0 else grey_erosion
         array = change(array, footprint=_disc(radius))
-    if how.feather > 0:
-        array = gaussian_filter(array, how.feather * unit)
     return torch.from_numpy(np.clip(array, 0, 1).astype(np.float32))
+
+
+def feathered(mask: Tensor, how: Refinement) -> Tensor:
+    """A mask [H, W] with its edge softened."""
+    if how.feather <= 0:
+        return mask
+    soft = gaussian_filter(mask.numpy(), how.feather * _pixels(how.unit, max(mask.shape)))
+    return torch.from_numpy(np.clip(soft, 0, 1).astype(np.float32))
+
+
+def _pixels(unit: str, longer: int) -> float:
+    """One of a unit in pixels of a photo whose longer side has so many."""
+    return {"per mille": longer / 1000, "per cent": longer / 100, "pixels": 1.0}[unit]
 
 
 def to_edges(mask: Tensor, pixels: Tensor, radius: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,12 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from torch import Tensor
 
 from . import raw_masks
-from .clicks import Click, component_at, in_box, overlap, parts_of
+from .clicks import Click, component_at, guess_about, in_box, overlap, parts_of
 from .cosegment import Cosegmentation
 from .errors import AttractorError
-from .masks import Refinement, check_mask, refine
+from .masks import Refinement, check_mask, feathered, shaped
 from .raw_masks import Raw, Sources
-from .verdicts import EMPTY, Evidence, verdict
+from .verdicts import EMPTY, Evidence, is_empty, verdict
 
 if TYPE_CHECKING:
     from ..training.photos import SubjectSet
@@ -57,11 +57,19 @@ def mask_set(
         masks = [raw_masks.to_size(m, (p.size[1], p.size[0])) for m, p in zip(found, subject.photos, strict=True)]
         evidence = [replace(own, left_out=part)
                     for own, part in zip(_evidence(subject, found, confidence, used), cut, strict=True)]  # fmt: skip
-    photos = []
-    for photo, mask, speaks in zip(subject.photos, masks, evidence, strict=True):
+    photos, gone = [], []
+    for photo, found, speaks in zip(subject.photos, masks, evidence, strict=True):
         sources.pulse()
-        mask = refine(mask, how, photo.pixels)
-        photos.append(replace(photo, mask=mask, verdict=verdict(mask, speaks), evidence=speaks))
+        sharp = shaped(found, how, photo.pixels)
+        mask = feathered(sharp, how)
+        if is_empty(mask) and not is_empty(found):
+            gone.append(photo.name)
+        photos.append(replace(photo, mask=mask, verdict=verdict(mask, speaks, sharp), evidence=speaks))
+    if gone:
+        raise AttractorError(
+            f"grow {how.grow:g} and feather {how.feather:g} ({how.unit}) leave nothing of the mask of "
+            f"{', '.join(gone)}: shrink or soften it less."
+        )
     empty = [p.name for p in photos if p.verdict == EMPTY]
     if empty and back_end != "external":
         raise AttractorError(
@@ -79,20 +87,37 @@ def _seen(
     names = [name for name in _MODELS if there[name] is not None] if back_end == "auto" else [back_end]
     if not names:
         raise AttractorError("The back end 'auto' has nothing to work with. " + " ".join(sources.missing.values()))
-    raws = _raws(names, subject, sources, clicks, word, back_end == "auto")
-    names = list(raws)
-    if back_end == "saliency" and not clicks:
-        return raws["saliency"].own, raws["saliency"].confidence, ("saliency",)
+    looked_at = tuple((photo.sha256, clicks.get(photo.name)) for photo in subject.photos)
+    state = tuple((name, raw_masks.state_of(name, sources)) for name in names)
+    seen = raw_masks.kept.get(
+        ("compared", back_end, word, looked_at, state),
+        lambda: _compared(names, subject, sources, clicks, word, back_end == "auto"),
+    )
+    masks, confidence, used, missing = seen
+    sources.missing.update(missing)
+    return masks, confidence, used
+
+
+def _compared(
+    names: Sequence[str], subject: SubjectSet, sources: Sources, clicks: Mapping[str, Click], word: str, auto: bool
+) -> tuple[list[np.ndarray], list[float], tuple[str, ...], dict[str, str]]:
+    """As `_seen`, and which back ends could not see these photos."""
+    raws, missing = _raws(names, subject, sources, clicks, word, auto)
+    if not auto and "saliency" in raws and not clicks:
+        return raws["saliency"].own, raws["saliency"].confidence, ("saliency",), missing
     together = Cosegmentation([raw_masks.small(photo.pixels) for photo in subject.photos])
-    maps, confidence = _fused(raws, together)
-    clicked = [1.0 if photo.name in clicks else 0.2 for photo in subject.photos]
+    pointed = [clicks.get(photo.name) for photo in subject.photos]
+    maps, confidence = _fused(raws, together, pointed, sources.pulse)
+    clicked = [1.0 if click else 0.2 for click in pointed]
     trust = clicked if clicks else [max(c, 0.1) for c in confidence]
-    masks = together.masks(maps, _colour_weight(max(raw.cells for raw in raws.values())), trust)
+    weight = _colour_weight(max(raw.cells for raw in raws.values()))
+    masks = together.masks(maps, weight, trust, sources.pulse)
     if clicks:
-        if names == ["saliency"]:
+        if list(raws) == ["saliency"]:
             masks = _views_first(subject, masks, raws["saliency"], clicks)
-        masks = _chosen(subject, masks, clicks, together)
-    return masks, confidence, tuple(names)
+        masks, nowhere = _chosen(masks, maps, pointed, together)
+        confidence = [0.0 if lost else sure for sure, lost in zip(confidence, nowhere, strict=True)]
+    return masks, confidence, tuple(raws), missing
 
 
 def _views_first(
@@ -108,19 +133,20 @@ def _views_first(
 
 def _raws(
     names: Sequence[str], subject: SubjectSet, sources: Sources, clicks: Mapping[str, Click], word: str, auto: bool
-) -> dict[str, Raw]:
-    """What each back end sees. Of "auto" one that cannot see these photos is left out and its reason noted in
-    `sources.missing`, as long as another one can.
+) -> tuple[dict[str, Raw], dict[str, str]]:
+    """What each back end sees; of "auto" one that cannot see these photos is left out, as long as another one can, and
+    why.
     """
     raws: dict[str, Raw] = {}
+    missing: dict[str, str] = {}
     for name in names:
         try:
             raws[name] = _raw(name, subject, sources, clicks, word, auto)
         except AttractorError as error:
             if not auto or (not raws and name == names[-1]):
                 raise
-            sources.missing[name] = str(error)
-    return raws
+            missing[name] = str(error)
+    return raws, missing
 
 
 def _raw(
@@ -141,27 +167,50 @@ def _colour_weight(cells: int) -> float:
     return float(np.clip(0.4 + 8.8 / cells, 0.4, 1.5))
 
 
-def _fused(raws: Mapping[str, Raw], together: Cosegmentation) -> tuple[list[np.ndarray], list[float]]:
+def _fused(
+    raws: Mapping[str, Raw], together: Cosegmentation, clicks: Sequence[Click | None], pulse: Callable[[], None]
+) -> tuple[list[np.ndarray], list[float]]:
     """One map a photo, and how sure it is: the mean of the back ends, or one of them where they contradict.
 
     A back end counts by its own confidence and by how well what it masks in a photo fits what it masks in the others.
+    At a click each counts with what it sees there, and not at all where it sees nothing there.
     """
     names = list(raws)
     first = raws[names[0]]
     if len(names) == 1:
         return first.maps, first.confidence
-    masks = {name: together.masks(raws[name].maps, _colour_weight(raws[name].cells)) for name in names}
+    masks = {name: together.masks(raws[name].maps, _colour_weight(raws[name].cells), pulse=pulse) for name in names}
+    seen = {name: list(raws[name].maps) for name in names}
+    blind = set()
+    for i, name in ((i, name) for i, click in enumerate(clicks) if click is not None for name in names):
+        part = _at(masks[name][i], clicks[i])
+        if part.any():
+            masks[name][i], seen[name][i] = _only(part, masks[name][i]), _only(part, seen[name][i])
+        else:
+            blind.add((name, i))
     fits = {name: _recurrence(together, masks[name]) for name in names}
     maps, confidence = [], []
     for i in range(len(first.maps)):
-        weight = {name: raws[name].confidence[i] * fits[name][i][0] + 1e-6 for name in names}
-        best = max(names, key=lambda name: weight[name])
-        near = [name for name in names if name == best or overlap(masks[name][i], masks[best][i]) >= _DIFFER]
+        there = [name for name in names if (name, i) not in blind] or names[:1]
+        weight = {name: raws[name].confidence[i] * fits[name][i][0] + 1e-6 for name in there}
+        best = max(there, key=lambda name: weight[name])
+        near = [name for name in there if name == best or overlap(masks[name][i], masks[best][i]) >= _DIFFER]
         total = sum(weight[name] for name in near)
-        maps.append(np.asarray(sum(weight[name] / total * raws[name].maps[i] for name in near)))
-        agreed = [overlap(masks[name][i], masks[best][i]) for name in names if name != best]
-        confidence.append(min(1.0, _AGREED * float(np.mean(agreed))))
+        maps.append(np.asarray(sum(weight[name] / total * seen[name][i] for name in near)))
+        agreed = [overlap(masks[name][i], masks[best][i]) for name in there if name != best]
+        alone = 0.0 if (best, i) in blind else raws[best].confidence[i]
+        confidence.append(min(1.0, _AGREED * float(np.mean(agreed))) if agreed else alone)
     return maps, confidence
+
+
+def _at(mask: np.ndarray, click: Click | None) -> np.ndarray:
+    """The part of a mask under a click, bool [h, w], which may be none."""
+    return component_at(in_box(mask, click), click) if click is not None else mask > 0.5
+
+
+def _only(part: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A map with what is not near a part of it pushed down, its soft edge kept."""
+    return np.where(binary_dilation(part, iterations=2), mask, np.minimum(mask, 0.2))
 
 
 def _recurrence(together: Cosegmentation, masks: Sequence[np.ndarray]) -> list[tuple[float, float]]:
@@ -182,22 +231,25 @@ def _recurrence(together: Cosegmentation, masks: Sequence[np.ndarray]) -> list[t
 
 
 def _chosen(
-    subject: SubjectSet, masks: Sequence[np.ndarray], clicks: Mapping[str, Click], together: Cosegmentation
-) -> list[np.ndarray]:
-    """Of each clicked photo the part under the click; of the others the parts that look like it."""
-    kept: list[np.ndarray] = []
-    for photo, mask in zip(subject.photos, masks, strict=True):
-        click = clicks.get(photo.name)
-        if click is not None:
-            mask = in_box(mask, click)
-            part = component_at(mask, click)
-            mask = np.where(_grown(part), mask, np.minimum(mask, 0.2)) if part.any() else mask
-        kept.append(mask)
-    looks = np.mean([together.colours(i, kept[i] > 0.5) for i, p in enumerate(subject.photos) if p.name in clicks], 0)
-    for i, photo in enumerate(subject.photos):
-        if photo.name not in clicks:
-            kept[i] = _most_alike(kept[i], looks, i, together)
-    return kept
+    masks: Sequence[np.ndarray], maps: Sequence[np.ndarray], clicks: Sequence[Click | None], together: Cosegmentation
+) -> tuple[list[np.ndarray], list[bool]]:
+    """Of each clicked photo the part under the click; of the others the parts that look like it. And of which photos
+    nothing was found at the click: what stays is a guess about the place.
+    """
+    kept, nowhere = list(masks), [False] * len(masks)
+    for i, click in enumerate(clicks):
+        if click is None:
+            continue
+        boxed = [in_box(one, click) for one in (masks[i], maps[i])]
+        found = [(one, part) for one in boxed if (part := component_at(one, click)).any()]
+        nowhere[i] = not found
+        kept[i] = _only(found[0][1], found[0][0]) if found else guess_about(click, masks[i].shape)
+    looks = [together.colours(i, kept[i] > 0.5) for i, click in enumerate(clicks) if click and not nowhere[i]]
+    if looks:
+        for i, click in enumerate(clicks):
+            if click is None:
+                kept[i] = _most_alike(kept[i], np.mean(looks, 0), i, together)
+    return kept, nowhere
 
 
 def _most_alike(mask: np.ndarray, looks: np.ndarray, index: int, together: Cosegmentation) -> np.ndarray:
@@ -209,7 +261,7 @@ def _most_alike(mask: np.ndarray, looks: np.ndarray, index: int, together: Coseg
         return mask
     likeness = {k: float(np.sqrt(together.colours(index, labels == k) * looks).sum()) for k in parts}
     wanted = [k for k in parts if likeness[k] >= _ALIKE * max(likeness.values())]
-    return np.where(_grown(np.isin(labels, wanted)), mask, np.minimum(mask, 0.2))
+    return _only(np.isin(labels, wanted), mask)
 
 
 def _without_neighbours(
@@ -247,11 +299,6 @@ def _without_neighbours(
         kept.append(np.where(np.isin(labels[tuple(nearest)], small), 0, mask))  # with the soft edge that belongs to it
         shares.append(float(np.isin(labels, small).sum() / sizes.max()))
     return kept, shares
-
-
-def _grown(part: np.ndarray) -> np.ndarray:
-    """A part with the pixels around it, where its soft edge lies."""
-    return binary_dilation(part, iterations=2)
 
 
 def _evidence(

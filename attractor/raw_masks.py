@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from .attention import attention_maps
 from .clicks import Click, at_click, component_at, overlap
 from .clipseg import TextSegmenter
 from .errors import AttractorError
+from .kept import Kept
 from .saliency import SaliencyModel
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ SIDE = 160  # of the longer side, at which photos are compared and cut out
 _LOOK_AGAIN = 1.35  # window around what stands out, of its longer side, for a second look
 _CHANCE = 0.6  # agreement of the two looks that says nothing
 _FINE = 320  # cells of a saliency model's map
-_KEPT = 2000  # raw maps that are kept
+_KEPT = 256 * 2**20  # bytes of what was seen and compared
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def saliency(subject: SubjectSet, sources: Sources, clicks: Mapping[str, Click],
         map_, sure = _look_again(photo.pixels, first, model)
         return shrunk(map_, photo).astype(np.float32), sure
 
-    found = [_remember(("saliency", *_file_state(model.path), photo.sha256, clicks.get(photo.name), again), look, photo)
+    state = state_of("saliency", sources)
+    found = [kept.get(("saliency", state, photo.sha256, clicks.get(photo.name), again), partial(look, photo))
              for photo in subject.photos]  # fmt: skip
     return _as_raw(subject, found, _FINE)
 
@@ -116,13 +118,13 @@ def saliency(subject: SubjectSet, sources: Sources, clicks: Mapping[str, Click],
 def attention(subject: SubjectSet, sources: Sources, word: str) -> Raw:
     """Where the model attends to the word. Photos that were looked at before under the same word are not again."""
     model: DiffusionModel = sources.need("attention")
-    state = model.state_key
+    state = state_of("attention", sources)
     keys = [("attention", state, word, photo.sha256) for photo in subject.photos]
-    found = {key: _memory[key] for key in keys if key in _memory}
-    new = {key: photo for key, photo in zip(keys, subject.photos, strict=True) if key not in found}
+    new = {key: photo for key, photo in zip(keys, subject.photos, strict=True) if key not in kept}
+    found = {key: kept.get(key, dict) for key in keys if key not in new}
     if new:
         maps = attention_maps(model, [photo.pixels for photo in new.values()], word, sources.pulse)
-        found |= {key: _remember(key, lambda made: made, made) for key, made in zip(new, maps, strict=True)}
+        found |= {key: kept.get(key, lambda made=made: made) for key, made in zip(new, maps, strict=True)}
     seen = [found[key] for key in keys]
     return _as_raw(subject, [(m, _contrast(m)) for m, _ in seen], max(side for _, side in seen))
 
@@ -136,10 +138,9 @@ def text(subject: SubjectSet, sources: Sources, word: str) -> Raw:
         probability, highest = segmenter.raw(photo.pixels, word)
         return (probability / max(highest, 1e-6)).numpy(), highest
 
-    key = ("text", *_file_state(segmenter.folder / "model.safetensors"), word)
-    keys = [(*key, photo.sha256) for photo in subject.photos]
-    with nullcontext() if all(key in _memory for key in keys) else sources.lend(segmenter):
-        found = [_remember(key, look, photo) for key, photo in zip(keys, subject.photos, strict=True)]
+    keys = [("text", state_of("text", sources), word, photo.sha256) for photo in subject.photos]
+    with nullcontext() if all(key in kept for key in keys) else sources.lend(segmenter):
+        found = [kept.get(key, partial(look, photo)) for key, photo in zip(keys, subject.photos, strict=True)]
     return _as_raw(subject, found, segmenter.cells)
 
 
@@ -176,8 +177,15 @@ def _look_again(pixels: Tensor, first: Tensor, model: SaliencyModel) -> tuple[np
     return whole.numpy(), agreed
 
 
+def state_of(back_end: str, sources: Sources) -> tuple:
+    """What tells a back end's model from another: the file that was put in its place, or the loaded weights."""
+    model = sources.need(back_end)
+    if back_end == "attention":
+        return model.state_key
+    return _file_state(model.path if back_end == "saliency" else model.folder / "model.safetensors")
+
+
 def _file_state(path: Path) -> tuple:
-    """What tells a model file from another that was put in its place."""
     state = path.stat() if path.is_file() else None
     return (str(path), state.st_mtime_ns, state.st_size) if state else (str(path),)
 
@@ -212,19 +220,5 @@ def _as_raw(subject: SubjectSet, found: Sequence[tuple[np.ndarray, float]], cell
     return Raw([shrunk(m, p) for m, p in zip(own, subject.photos, strict=True)], [c for _, c in found], cells, own)
 
 
-_memory: OrderedDict[Hashable, Any] = OrderedDict()
-
-
-def forget_maps() -> None:
-    """Forget what is kept, so that the next masks take the time that they take."""
-    _memory.clear()
-
-
-def _remember(key: Hashable, make: Callable[[Any], Any], argument: Any) -> Any:
-    """What was made under this key before, or is made now; the oldest are forgotten."""
-    if key not in _memory:
-        _memory[key] = make(argument)
-    _memory.move_to_end(key)
-    while len(_memory) > _KEPT:
-        _memory.popitem(last=False)
-    return _memory[key]
+kept = Kept(_KEPT)
+"""What back ends saw in photos, and what came of comparing them."""

@@ -7,8 +7,10 @@ memory management would have to know of.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,29 +62,38 @@ class SaliencyModel:
     """
 
     def __init__(self, path: Path, kind: str = "u2netp"):
-        self.kind, self.path = KINDS[kind], path
+        self.kind, self.path, self._name = KINDS[kind], path, kind
         if said := missing(path, kind):
             raise AttractorError(said)
+
+    @cached_property
+    def _session(self) -> Any:
+        """Opened when it is first looked through, for what was seen before is kept."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no common base class for a damaged model
-            raise AttractorError(f"{path}: not a usable {kind} model ({error}). Get {self.kind.source}.") from error
-        taken = self._session.get_inputs()[0]
+            raise AttractorError(
+                f"{self.path}: not a usable {self._name} model ({error}). Get {self.kind.source}."
+            ) from error
+        taken = session.get_inputs()[0]
         if len(taken.shape) != 4 or taken.shape[1] != 3:
-            raise AttractorError(f"{path}: takes {taken.shape}, not pictures [B, 3, H, W]. Get {self.kind.source}.")
-        self._input, self._side = taken.name, taken.shape[2] if isinstance(taken.shape[2], int) else 320
+            what = f"takes {taken.shape}, not pictures [B, 3, H, W]"
+            raise AttractorError(f"{self.path}: {what}. Get {self.kind.source}.")
+        return session
 
     def raw(self, pixels: Tensor) -> Tensor:
         """Saliency [S, S] in [0, 1] of a photo [3, H, W] in [0, 1], as the model sees it, stretched to its range."""
-        small = F.interpolate(pixels[None], (self._side, self._side), mode="bicubic", antialias=True).clamp(0, 1)
+        taken = self._session.get_inputs()[0]
+        side = taken.shape[2] if isinstance(taken.shape[2], int) else 320
+        small = F.interpolate(pixels[None], (side, side), mode="bicubic", antialias=True).clamp(0, 1)
         if self.kind.brightest:
             small = small / small.max().clamp(min=1e-6)
         mean, std = torch.tensor(self.kind.mean).view(1, 3, 1, 1), torch.tensor(self.kind.std).view(1, 3, 1, 1)
-        output = np.asarray(self._session.run(None, {self._input: ((small - mean) / std).numpy()})[0])
+        output = np.asarray(self._session.run(None, {taken.name: ((small - mean) / std).numpy()})[0])
         if output.ndim != 4:
             raise AttractorError(f"{self.path}: gives {output.shape}, not a mask [1, 1, H, W]. Get {self.kind.source}.")
         saliency = torch.from_numpy(output[0, 0])

@@ -24,6 +24,7 @@ ADVICE = {
     "uncertain": "check the overlay; a click on the subject, a sharper photo or a painted mask helps",
     GOOD: "",
 }
+_LEAST = 0.0035  # share of the frame below which there is nothing
 _PART = 0.03  # size of a second part, of the largest, that may be an object of its own,
 _SEEN = 0.002  # and of the frame
 _SURE = 0.6  # agreement below which a mask is uncertain
@@ -51,12 +52,20 @@ class Evidence:
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
-def verdict(mask: Tensor, evidence: Evidence | None = None) -> str:
-    """What a mask [H, W] looks like: "good", or what is doubtful about it, a key of ADVICE."""
+def is_empty(mask: Tensor) -> bool:
+    """Whether a mask [H, W] shows next to nothing."""
+    return float((mask > 0.5).float().mean()) < _LEAST
+
+
+def verdict(mask: Tensor, evidence: Evidence | None = None, unfeathered: Tensor | None = None) -> str:
+    """What a mask [H, W] looks like: "good", or what is doubtful about it, a key of ADVICE.
+
+    unfeathered: the same before it was softened on purpose, by which its own edge is judged.
+    """
     evidence = evidence or Evidence()
     inside = mask > 0.5
     share = float(inside.float().mean())
-    if share < 0.0035:
+    if is_empty(mask):
         return EMPTY
     if share < 0.015:
         return "subject too small"
@@ -74,7 +83,8 @@ def verdict(mask: Tensor, evidence: Evidence | None = None) -> str:
         return "several objects"
     if evidence.recurs is not None and evidence.recurs < _FOREIGN and evidence.known > _KNOWN:
         return "disagrees with the other photos"
-    soft = float(((mask - 0.5).abs() < 0.25).float().mean())
+    edge = mask if unfeathered is None else unfeathered
+    soft = float(((edge - 0.5).abs() < 0.25).float().mean())
     if evidence.confidence < _SURE or soft > max(0.05, 0.5 * share):
         return "uncertain"
     return GOOD

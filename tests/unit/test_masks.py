@@ -8,6 +8,7 @@ from attractor_pack.attractor.clicks import Click, click_on, component_at, overl
 from attractor_pack.attractor.clipseg import TextSegmenter
 from attractor_pack.attractor.cosegment import Cosegmentation
 from attractor_pack.attractor.errors import AttractorError
+from attractor_pack.attractor.kept import Kept
 from attractor_pack.attractor.loss import weighted_error
 from attractor_pack.attractor.masks import Refinement, check_mask, pixel_weight, refine, to_latent_grid
 from attractor_pack.attractor.overlay import effective_weight, mask_picture, overlay
@@ -19,6 +20,7 @@ from attractor_pack.tools.models import fetch_u2netp
 from attractor_pack.training import demo_assets
 from attractor_pack.training.photos import photo_from_tensor, read_folder, read_photo, subject_set
 from attractor_pack.training.views import view
+from PIL import Image
 
 
 def disc(size=96, radius=24.0, x=48, y=48):
@@ -149,8 +151,6 @@ def test_a_painted_mark_is_a_click_and_chooses_the_part_below_it():
 @pytest.mark.slow
 def test_one_click_chooses_among_three_toys(dreambooth):
     """A real photo of three toys: saliency alone takes all of them, a click each one."""
-    from PIL import Image
-
     folder = dreambooth.parent / "break-a-scene" / "toys"
     toys = subject_set([read_photo(folder / "img.jpg")], "toy")
     sources = Sources(SaliencyModel(fetch_u2netp()))
@@ -161,6 +161,101 @@ def test_one_click_chooses_among_three_toys(dreambooth):
         with Image.open(folder / f"mask{i}.png") as truth:
             true = np.asarray(truth.convert("L")) > 127
         assert overlap(photo.mask.numpy(), true) > 0.85 and photo.verdict == "good"
+
+
+class Word:
+    """In the place of CLIPSeg, whose weights are not here: sees a word where it is told to."""
+
+    cells = 22
+
+    def __init__(self, folder, seen, sure):
+        self.folder, self.looked = folder, 0
+        self._map, self._sure = torch.from_numpy(seen).float() * sure, sure
+
+    def raw(self, pixels, text):
+        self.looked += 1
+        return self._map, self._sure
+
+
+@pytest.fixture(scope="module")
+def toys(dreambooth):
+    folder = dreambooth.parent / "break-a-scene" / "toys"
+    truths = []
+    for file in sorted(folder.glob("mask*.png")):
+        with Image.open(file) as stored:
+            truths.append(np.asarray(stored.convert("L")) > 127)
+    return subject_set([read_photo(folder / "img.jpg")], "toy"), truths
+
+
+def inmost(truth):
+    return click_on(torch.from_numpy(truth).float())
+
+
+@pytest.mark.slow
+def test_a_click_is_meant_whatever_the_word_says(toys, tmp_path):
+    """With a word that all three toys answer to, and with one that is surely another toy."""
+    photos, truths = toys
+    saliency = SaliencyModel(fetch_u2netp())
+    words = {"all": np.any(truths, 0)} | {k: truths[(k + 1) % 3] for k in range(3)}
+    for k, truth in enumerate(truths):
+        for name in ("all", k):
+            sources = Sources(saliency, text=Word(tmp_path / f"{name}", words[name], 0.999))
+            found = mask_set(photos, "auto", Refinement(feather=0), None, sources, {"img.jpg": inmost(truth)}).photos[0]
+            iou = overlap(found.mask.numpy(), truth)
+            print(k, name, round(iou, 2), found.verdict, round(found.evidence.confidence, 2))
+            assert iou > 0.85 and found.verdict == "good"
+
+
+def test_where_nothing_lies_at_the_click_nothing_is_called_good(toys, tmp_path):
+    photos, truths = toys
+    sources = Sources(text=Word(tmp_path, truths[1], 0.9))
+    found = mask_set(photos, "text", Refinement(feather=0), None, sources, {"img.jpg": inmost(truths[0])}).photos[0]
+    assert found.verdict == "uncertain" and found.evidence.confidence == 0
+    assert overlap(found.mask.numpy(), truths[1]) < 0.1, "the other toy was not clicked"
+
+
+def test_a_knob_compares_nothing_again_and_cancel_reaches_what_does(toys, tmp_path):
+    photos, truths = toys
+    word, pulses = Word(tmp_path, truths[1], 0.9), []
+
+    def masks(**knobs):
+        pulses.clear()
+        sources = Sources(text=word, pulse=lambda: pulses.append(1))
+        return mask_set(photos, "text", Refinement(**knobs), None, sources)
+
+    masks()
+    assert word.looked == 1 and len(pulses) > 2
+    masks(grow=4.0, feather=9.0)
+    assert word.looked == 1 and len(pulses) == 1, "once for the photo that is refined"
+
+
+def test_the_knobs_are_not_the_masks_fault():
+    photos = subject_set([photo_from_tensor(torch.rand(256, 256, 3), "p")], "cup")
+    given = [disc(256, 46, 128, 128)]
+    soft = mask_set(photos, "external", Refinement(feather=60), given).photos[0]
+    assert soft.verdict == "good", "it was softened on purpose"
+    own = [refine(disc(256, 46, 128, 128), Refinement(feather=60))]
+    assert mask_set(photos, "external", Refinement(feather=0, fill_holes=False), own).photos[0].verdict == "uncertain"
+    with pytest.raises(AttractorError, match="grow -300 .* leave nothing of the mask of p: shrink"):
+        mask_set(photos, "external", Refinement(grow=-300, feather=0), given)
+    with pytest.raises(AttractorError, match="all zero"):
+        mask_set(photos, "external", Refinement(), [torch.zeros(64, 32)])
+
+
+def test_what_is_kept_is_limited_by_its_size():
+    kept, made = Kept(3000), []
+
+    def get(key, size=1000):
+        return kept.get(key, lambda: made.append(key) or (np.zeros(size, np.uint8), 1.0))
+
+    for key in ("a", "b", "a", "c", "a"):
+        get(key)
+    assert made == ["a", "b", "c"] and "b" not in kept, "the one that was not asked for longest goes"
+    get("large", 9000)
+    assert "large" in kept and "a" not in kept
+    private = ("d", (object(),))
+    get(private)
+    assert private not in kept and get(private) and made.count(private) == 2
 
 
 def test_attention_shares_are_softmax_means_and_fall_on_their_grid():
@@ -231,7 +326,7 @@ def test_text_back_end_names_what_is_missing_or_wrong(clipseg_folder, tmp_path):
     weights = clipseg_folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(AttractorError, match="not a usable CLIPSeg"):
-        TextSegmenter(clipseg_folder)
+        TextSegmenter(clipseg_folder).raw(torch.rand(3, 32, 32), "a cup")
     (clipseg_folder / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with pytest.raises(AttractorError, match="bert model, not CLIPSeg"):
         TextSegmenter(clipseg_folder)
@@ -282,7 +377,7 @@ def test_damaged_model_is_named(tmp_path):
     broken = tmp_path / "u2netp.onnx"
     broken.write_bytes(fetch_u2netp().read_bytes()[:100_000])
     with pytest.raises(AttractorError, match=r"u2netp\.onnx: not a usable"):
-        SaliencyModel(broken)
+        SaliencyModel(broken).raw(torch.rand(3, 32, 32))
 
 
 def test_wrong_number_of_masks_is_refused():

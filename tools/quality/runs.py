@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...attractor.raw_masks import forget_maps
+from ...attractor import raw_masks
 from ...training.demo_assets import ASSETS
 from ..checkpoints import import_host
 from ..host import ROOT
@@ -137,7 +137,7 @@ def run(job: Job) -> None:
     """Do one job and write its result beside its pictures."""
     with torch.inference_mode():
         subject, held_out = job.case.sets()
-        forget_maps()  # or a run would be timed without the masks that another one had made
+        raw_masks.kept.clear()  # or a run would be timed without the masks that another one had made
         began = time.perf_counter()
         given = with_masks(subject, job.method.masks, _host_model())
         concept, card = _trained(job, given)
