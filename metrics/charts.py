@@ -165,8 +165,7 @@ def proposal_chart(proposal: Proposal) -> Image.Image:
         way = [(background, subject) for _, subject, background, _ in pilot.curve]
         colour = _SUBJECT if chosen else _QUIET
         axes.plot(*zip(*way, strict=True), color=colour, linewidth=2 if chosen else 1, marker="o", markersize=3)
-        name = f"strength {pilot.strength:g}" + (", wide feather" if pilot.feather else "")
-        axes.annotate(f" {name}", way[-1], fontsize=8, color=colour, fontweight="bold" if chosen else "normal")
+        axes.annotate(f" {pilot.name}", way[-1], fontsize=8, color=colour, fontweight="bold" if chosen else "normal")
     axes.axvline(1, color=_BACKGROUND, linewidth=1, linestyle="--")
     axes.axhline(1, color=_BACKGROUND, linewidth=1, linestyle="--")
     axes.set_xlabel("error on other backgrounds (1: class word; more: the old one is expected there)", fontsize=8)

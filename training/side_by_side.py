@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .device import backward
+from .device import backward, is_out_of_memory
 from .model import Embedding
 from .objective import Draw, Part, draw, losses, predict
 from .run import TrainingRun
@@ -27,11 +28,13 @@ class Variant:
 
 
 class SideBySide:
-    """Subject vectors of several variants of a run, whose background tokens are learnt already and shared.
+    """Subject vectors of several variants of a run, whose background tokens are learnt already and shared; where they
+    are to be learnt beside the subject, each variant has its own.
 
-    Each variant's gradient reaches its own vectors only, so that it learns what it would have learnt alone. `smooth`
-    are their running means, for comparisons that a single step's noise would blur. To be used within the model's
-    training().
+    When memory runs out a step is done again with less: activations are computed anew, then fewer variants go through
+    at once, and at last one after the other in halves of its batch. Each variant's gradient reaches its own vectors
+    only, so that it learns what it would have learnt alone. `smooth` are their running means, for comparisons that a
+    single step's noise would blur. To be used within the model's training().
     """
 
     def __init__(self, run: TrainingRun, variants: Sequence[Variant], steps: int):
@@ -39,8 +42,14 @@ class SideBySide:
         self.vectors: list[Embedding] = [{k: v.detach().clone().requires_grad_() for k, v in run.vectors.items()}
                                          for _ in variants]  # fmt: skip
         self.smooth: list[Embedding] = [{k: v.detach().clone() for k, v in own.items()} for own in self.vectors]
+        self.backgrounds: list[list[Embedding]] = [
+            run.backgrounds if run.apart else [{k: v.detach().clone().requires_grad_() for k, v in one.items()}
+                                               for one in run.backgrounds] for _ in variants
+        ]  # fmt: skip
+        self._together, self._parts = len(variants), 1
         self._generator = torch.Generator().manual_seed(run.settings.seed + 4)
-        groups = [{"params": [v], "lr": run.rate_of(k)} for own in self.vectors for k, v in own.items()]
+        learnt = [*self.vectors, *([] if run.apart else [one for own in self.backgrounds for one in own])]
+        groups = [{"params": [v], "lr": run.rate_of(k)} for own in learnt for k, v in own.items()]
         self._optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda i: min(1.0, (i + 1) / (0.1 * steps)))
         half = run.model.compute_dtype == torch.float16
@@ -48,16 +57,17 @@ class SideBySide:
 
     def step(self) -> list[float]:
         """One optimiser step of all variants; their losses."""
-        run = self.run
-        random = draw(run.model, run.views, run.settings.batch_size, self._generator)
-        values: list[Tensor] = []
-        for start, vectors in self._groups(self.vectors, run.views, len(random.index)):
-            variants = self.variants[start : start + len(vectors)]
-            parts = [Part(replace(run.views, masks=one.masks), random, own, run.backgrounds, one.strength, "subject")
-                     for one, own in zip(variants, vectors, strict=True)]  # fmt: skip
-            found = [each.mean() for each in losses(run.model, parts)]
-            backward(self._scaler.scale(torch.stack(found).sum()))
-            values += [value.detach() for value in found]
+        before = self._generator.get_state()
+        while True:
+            try:
+                values = self._gradients()
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not self._make_room():
+                    raise
+            gc.collect()  # what the failed step held
+            self._generator.set_state(before)
+            self._optimiser.zero_grad(set_to_none=True)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
@@ -65,15 +75,42 @@ class SideBySide:
         for mean, own in zip(self.smooth, self.vectors, strict=True):
             for key, value in own.items():
                 mean[key].lerp_(value.detach(), _NEW)
-        return [float(value) for value in values]
+        return values
+
+    def _gradients(self) -> list[float]:
+        """Add up the gradients of one random batch for all variants; their losses."""
+        run = self.run
+        random = draw(run.model, run.views, run.settings.batch_size, self._generator, run.settings.timestep_sampling)
+        values = [0.0] * len(self.variants)
+        for chosen in self._groups(len(self.variants), run.views, len(random.index)):
+            for samples in random.split(self._parts):
+                parts = [Part(replace(run.views, masks=self.variants[i].masks), samples, self.vectors[i],
+                              self.backgrounds[i], self.variants[i].strength, "subject") for i in chosen]  # fmt: skip
+                found = [each.sum() / len(random.index) for each in losses(run.model, parts)]
+                backward(self._scaler.scale(torch.stack(found).sum()))
+                for i, value in zip(chosen, found, strict=True):
+                    values[i] += float(value.detach())
+        return values
+
+    def _make_room(self) -> bool:
+        """Take the next measure against running out of memory; False when there is none left."""
+        if self.run.model.save_memory():
+            return True
+        together = min(self._together, _fit(self.run.views, self.run.settings.batch_size))
+        if together > 1:
+            self._together = together // 2
+            return True
+        self._parts *= 2
+        return self._parts == 2 and self.run.settings.batch_size > 1
 
     def keep(self, wanted: Sequence[int]) -> None:
         """Go on with these variants only."""
-        kept = [self.vectors[i] for i in wanted]
-        dropped = {id(v) for i, own in enumerate(self.vectors) if i not in wanted for v in own.values()}
+        gone = [i for i in range(len(self.vectors)) if i not in wanted]
+        dropped = {id(v) for i in gone for own in (self.vectors[i], *self.backgrounds[i]) for v in own.values()}
         for group in self._optimiser.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in dropped]
-        self.vectors, self.variants = kept, [self.variants[i] for i in wanted]
+        self.vectors, self.variants = [self.vectors[i] for i in wanted], [self.variants[i] for i in wanted]
+        self.backgrounds = [self.backgrounds[i] for i in wanted]
         self.smooth = [self.smooth[i] for i in wanted]
 
     @torch.no_grad()
@@ -82,20 +119,27 @@ class SideBySide:
         found = []
         for one in draws:
             masks = views.masks[one.index]
-            groups = self._groups(vectors, views, len(one.index))
-            parts = [[Part(views, one, own, (), 1.0, "all") for own in group] for _, group in groups]
+            groups = self._groups(len(vectors), views, len(one.index))
+            parts = [[Part(views, one, vectors[i], (), 1.0, "all") for i in group] for group in groups]
             seen = [own for group in parts for own in predict(self.run.model, group)]
             found.append(torch.stack([torch.stack([own.error(masks), own.error(1 - masks)]) for own in seen]))
         return torch.cat(found, -1).cpu()
 
-    @staticmethod
-    def _groups(
-        vectors: Sequence[Embedding], views: Views, samples: int
-    ) -> Iterator[tuple[int, Sequence[Embedding]]]:
-        """As many variants at once as the device is likely to hold, with the index of the first: all of them at the
-        demo's size, one at SD1.5's with the usual batch, so that the peak is that of training one.
+    @classmethod
+    def batch_of(cls, run: TrainingRun, variants: int) -> int:
+        """How many samples go through the U-Net at once in a step of so many variants of a run."""
+        batch = run.settings.batch_size
+        return batch * min(variants, _fit(run.views, batch))
+
+    def _groups(self, count: int, views: Views, samples: int) -> Iterator[range]:
+        """Which variants go through at once: as many as the device is likely to hold, all of them at the demo's size,
+        one at SD1.5's with the usual batch, so that the peak is that of training one.
         """
-        cells = samples * views.latents.shape[-2] * views.latents.shape[-1]
-        together = max(1, _CELLS // cells)
-        for start in range(0, len(vectors), together):
-            yield start, vectors[start : start + together]
+        together = min(self._together, _fit(views, samples))
+        for start in range(0, count, together):
+            yield range(start, min(count, start + together))
+
+
+def _fit(views: Views, samples: int) -> int:
+    """How many variants with so many samples each a batch is likely to hold."""
+    return max(1, _CELLS // (samples * views.latents.shape[-2] * views.latents.shape[-1]))

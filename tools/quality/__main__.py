@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -21,7 +20,6 @@ import torch
 from .. import benchmarks
 from . import methods as rows
 from . import tables
-from .baselines import Baseline
 from .cases import SETTINGS, Case, cases
 from .figures import FLOOR_PICTURES, Bootstrap, Measured, mean, measure
 from .masks import QUALITIES
@@ -68,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.short:
         chosen.subjects, chosen.seeds, chosen.pictures, chosen.settings = 1, 1, 2, ["same_shoot"]
         chosen.tables, chosen.methods = ["main"], ["floor", "ti_tuned", "ours"]
-    best = {} if chosen.short else recorded() if chosen.as_recorded else tune(chosen.workers)
+    best = {} if chosen.short else rows.recorded() if chosen.as_recorded else tune(chosen.workers)
     figures: dict[str, float] = {} if chosen.short else judge_figures(200)
     bench = _Bench(chosen, best)
     for name in chosen.tables:
@@ -100,17 +98,6 @@ def judge_figures(count: int) -> dict[str, float]:
     for name, value in figures.items():
         print(f"{name:28s} {value:.3f}")
     return figures
-
-
-def recorded() -> dict[str, Method]:
-    """The tuned methods of the last record."""
-    record = json.loads((benchmarks.FOLDER / "quality.json").read_text(encoding="utf-8"))
-    found = {}
-    for method in TUNABLE:
-        how = record["tuned"][method.name]
-        own = {"baseline": Baseline(**how)} if method.baseline else {"settings": how}
-        found[method.name] = replace(method, **own)
-    return found
 
 
 def tune(workers: int) -> dict[str, Method]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .. import benchmarks
 from .baselines import Baseline
 from .masks import QUALITIES
 from .trials import Trial
@@ -68,6 +70,17 @@ def tuned(method: Method, learning_rate: float, steps: int) -> Method:
 def grid(method: Method) -> list[Method]:
     """The settings that a method is tuned over: the same number for every method."""
     return [tuned(method, rate, steps) for rate in RATES for steps in STEPS]
+
+
+def recorded() -> dict[str, Method]:
+    """The tuned methods of the last record."""
+    record = json.loads((benchmarks.FOLDER / "quality.json").read_text(encoding="utf-8"))
+    found = {}
+    for method in TUNABLE:
+        how = record["tuned"][method.name]
+        own = {"baseline": Baseline(**how)} if method.baseline else {"settings": how}
+        found[method.name] = replace(method, **own)
+    return found
 
 
 def main_table(best: dict[str, Method]) -> list[Method]:
