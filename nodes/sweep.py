@@ -32,14 +32,14 @@ methods: [attractor, plain]
 settings: {steps: 300, background_steps: 150, resolution: 64, vectors: 3}
 seeds: [0]
 prompts:
-  - a photo of a <subject> on a white plain background
+  - a photo of a <subject> on a red plain background
   - a photo of a <subject> on a blue wooden background
-  - a photo of a <subject> on a green grassy background
-  - a photo of a <subject> on a grey tiled background
-  - a photo of a <subject> on a black striped background
-  - a photo of a <subject> on a brown bricks background
-  - a photo of a <subject> on a yellow checkered background
-  - a photo of a <subject> on a purple dotted background
+  - a photo of a <subject> on a white tile background
+  - a photo of a <subject> on a purple curtain background
+  - a photo of a <subject> on a yellow room background
+  - a photo of a <subject> on a black plain background
+  - a photo of a <subject> on a pink tile background
+  - a photo of a <subject> on a green wooden background
 painting: {seeds: 2, steps: 20, cfg: 3, size: 64}
 """
 
