@@ -237,7 +237,9 @@ class DiffusersModel:
         pooled = {}
         if positive.pooled is not None and negative.pooled is not None:
             pooled = {"pooled_prompt_embeds": positive.pooled, "negative_pooled_prompt_embeds": negative.pooled}
-        with self._layered(concept, prompt, settings["steps"], truncation):
+        with self._layered(concept, prompt, settings["steps"], truncation) as own:
+            if pooled and own is not None:
+                pooled["pooled_prompt_embeds"] = own
             result = self.pipeline(
                 prompt_embeds=positive.tokens, negative_prompt_embeds=negative.tokens, width=settings["width"],
                 height=settings["height"], num_inference_steps=settings["steps"], guidance_scale=settings["cfg"],
@@ -245,15 +247,17 @@ class DiffusersModel:
             )  # fmt: skip
         return result.images[0].float().cpu().clamp(0, 1)
 
-
     @contextmanager
-    def _layered(self, concept: Concept | None, prompt: str, steps: int, truncation: int) -> Iterator[None]:
-        """Let the pipeline's U-Net see a concept's own contexts in each layer and at each of its timesteps.
+    def _layered(
+        self, concept: Concept | None, prompt: str, steps: int, truncation: int
+    ) -> Iterator[Tensor | None]:  # fmt: skip
+        """Let the pipeline's U-Net see a concept's own contexts in each layer and at each of its timesteps; gives their
+        pooled output, where there is one that is not the plain embedding's.
 
         In the pipeline's batch the negative prompt comes first, and without guidance is not there.
         """
         if concept is None or concept.kind == "TI" or SUBJECT not in prompt:
-            yield
+            yield None
             return
         unet, scheduler = self.pipeline.unet, self.pipeline.scheduler
         scheduler.set_timesteps(steps)
@@ -278,7 +282,7 @@ class DiffusersModel:
 
         try:
             unet.forward = forward
-            yield
+            yield None if table.pooled is None else table.pooled.mean(0, keepdim=True)
         finally:
             del unet.forward
 

@@ -154,6 +154,12 @@ class Train(io.ComfyNode):
                 f"train_set and held_out_set are lists of different lengths ({len(lists['train_set'])} and "
                 f"{len(lists.get('held_out_set') or ())}): give each train set the held-out set of its own subject."
             )
+        shown = each[0]["preview_prompt"]
+        if each[0]["preview_every"] and SUBJECT not in shown:
+            raise AttractorError(
+                f"preview_prompt {shown!r} has no {SUBJECT} in it, so previews would not show the concept: write "
+                f"{SUBJECT} where it belongs, or set preview_every to 0."
+            )
         host = HostModel(single(model), single(clip), single(vae))
         for one in each:
             if one.get("held_out_set") is not None:

@@ -135,7 +135,7 @@ def load_concept(path: Path) -> Concept:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # the file is free to be replaced
     except FileNotFoundError as error:
         raise AttractorError(f"{path.name}: no such concept file in {path.parent}.") from error
     except (SafetensorError, OSError, struct.error, ValueError) as error:

@@ -34,6 +34,11 @@ class Context:
         pooled, values = (None if one is None else one[index] for one in (self.pooled, self.values))
         return Context(self.tokens[index], pooled, values)
 
+    def to(self, device: torch.device | str) -> Context:
+        """The same on a device."""
+        pooled, values = (None if one is None else one.to(device) for one in (self.pooled, self.values))
+        return Context(self.tokens.to(device), pooled, values)
+
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """What keys and values of a layer are made of, [B, T, D] each."""
         values = self.tokens if self.values is None else self.values

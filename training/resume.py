@@ -91,7 +91,8 @@ class RunFolder:
         for photo in (*subject.photos, *(held_out.photos if held_out else ())):
             masks.update(b"-" if photo.mask is None else photo.mask.contiguous().numpy().tobytes())
         what = {**what_is_trained(model, subject, settings, held_out, start_from), "device": model.device.type,
-                "mask_hash": masks.hexdigest(), "class_word": subject.class_word}  # fmt: skip
+                "precision": str(model.compute_dtype), "mask_hash": masks.hexdigest(),
+                "class_word": subject.class_word}  # fmt: skip
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
         word = re.sub(r"[^\w-]+", "-", subject.class_word).strip("-")[:40] or "subject"
         return cls(parent / f"{word}-{key}", what, seconds)

@@ -158,6 +158,14 @@ def test_damaged_saliency_files(server, refused, load_demo, how):
         path.unlink()
 
 
+def test_a_preview_that_would_not_show_the_concept(refused, load_demo, demo):
+    settings = {**SHORT, "preview_every": 1, "preview_prompt": "a photo of a dog"}
+    refused(load_demo(
+        train=node("Attractor_Train", **demo, train_set=["demo", 3], **settings),
+        out=node("PreviewAny", source=["train", 2]),
+    ), "preview_prompt 'a photo of a dog' has no <subject>", "preview_every")  # fmt: skip
+
+
 def test_proposing_without_masks(refused, load_demo, demo):
     settings = {k: v for k, v in SHORT.items() if k not in ("strength", "preview_every", "preview_prompt")}
     refused(load_demo(

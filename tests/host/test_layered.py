@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 from attractor_pack.attractor.prompts import SUBJECT
@@ -42,15 +45,15 @@ def made(host, kind):
     return Concept(plain, "cup", {}, kind, {k: v.detach() for k, v in subject.state_dict().items()})
 
 
-def sample(model, positive, clip, sampler="euler", **changes):
+def sample(model, positive, clip, sampler="euler", negative=None, cfg=CFG, **changes):
     import comfy.sample
     from attractor_pack.nodes.host.sampling import conditioning
 
     blank = torch.zeros(1, model.get_model_object("latent_format").latent_channels, 8, 8)
     with torch.inference_mode():
         found = comfy.sample.sample(
-            model, comfy.sample.prepare_noise(blank, 5), STEPS, CFG, sampler, "normal", positive,
-            conditioning(clip, "", None), blank, seed=5, disable_pbar=True, **changes,
+            model, comfy.sample.prepare_noise(blank, 5), STEPS, cfg, sampler, "normal", positive,
+            conditioning(clip, "", None) if negative is None else negative, blank, seed=5, disable_pbar=True, **changes,
         )  # fmt: skip
     return found
 
@@ -125,6 +128,44 @@ def test_prompts_beside_it_keep_their_own_context(loaded):
     row = which.index(0)
     assert keys.shape[1] == 154 and torch.allclose(keys[row, 77:], theirs, atol=1e-5)
     assert not torch.equal(keys[row, :77], values[row, :77])
+
+
+@pytest.mark.parametrize("kind", ["XTI", "NeTI"])
+def test_what_stock_nodes_make_of_the_prompt_stays_theirs(loaded, kind, comfy):
+    """The host hands the mark on with an area's copy for the negative, with zeroed and with averaged tokens."""
+    from attractor_pack.nodes.host.sampling import conditioning, prompted
+
+    spec = importlib.util.spec_from_file_location("stock_nodes", Path(comfy.__path__[0]).parent / "nodes.py")
+    nodes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(nodes)
+    model, clip, _, host = loaded
+    with torch.inference_mode():
+        patched, positive = prompted(model, clip, PROMPT, made(host, kind))
+        other = conditioning(clip, "a red cup", None)
+        area, = nodes.ConditioningSetAreaPercentage().append(positive, 1.0, 1.0, 0.0, 0.0, 1.0)
+        zeroed, = nodes.ConditioningZeroOut().zero_out(positive)
+        averaged, = nodes.ConditioningAverage().addWeighted(positive, other, 0.0)
+        whole, = nodes.ConditioningAverage().addWeighted(positive, other, 1.0)
+        nothing, = nodes.ConditioningZeroOut().zero_out(other)
+    plain = sample(patched, positive, clip, cfg=7.0)
+    assert torch.allclose(sample(patched, area, clip, cfg=7.0), plain, atol=1e-4), "the whole frame is an area as well"
+    guided = sample(patched, positive, clip, negative=zeroed, cfg=7.0)
+    assert torch.equal(guided, sample(patched, positive, clip, negative=nothing, cfg=7.0)), "zeros are zeros"
+    assert (guided - sample(patched, positive, clip, negative=zeroed, cfg=1.0)).abs().max() > 0.05
+    assert torch.allclose(sample(patched, averaged, clip), sample(model, other, clip), atol=1e-4)
+    assert torch.equal(sample(patched, whole, clip), sample(patched, positive, clip))
+
+
+def test_noise_levels_are_counted_as_training_counts_them(loaded):
+    """Also by samplings whose own timesteps are no places in the table, as EDM's are."""
+    from attractor_pack.nodes.host.layered import _timesteps
+    from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
+
+    model, _, _, host = loaded
+    continuous = ModelSamplingContinuousEDM().patch(model, "v_prediction", 120.0, 0.002)[0]
+    for sampling in (model.get_model_object("model_sampling"), continuous.get_model_object("model_sampling")):
+        places = torch.tensor([0, 300, len(sampling.sigmas) - 1])
+        assert _timesteps(sampling, sampling.sigmas[places]).tolist() == places.tolist()
 
 
 @pytest.mark.parametrize("sampler", ["dpm_2", "dpmpp_2s_ancestral", "heun"])

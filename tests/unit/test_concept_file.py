@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +55,15 @@ def test_two_runs_with_one_name(tmp_path):
     assert save_concept(concept(1), tmp_path, "rex", "number").name == "rex-2.safetensors", "the same vectors again"
     save_concept(concept(1), tmp_path, "rex", "overwrite")
     assert load_concept(first).sha256 == concept(1).sha256
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
+def test_a_loaded_file_is_free_to_be_replaced(tmp_path):
+    """On Windows a file that is still mapped into memory cannot be written over."""
+    path = save_concept(concept(2), tmp_path, "rex")
+    found = load_concept(path)
+    assert str(path) not in Path("/proc/self/maps").read_text() and found.vectors
+
 
 
 @pytest.mark.parametrize(
