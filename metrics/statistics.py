@@ -98,7 +98,7 @@ def interval(means: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[flo
     Percentiles, widened for few units to the length of Student's interval: the expanded percentile interval of
     Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69 (2015), section 3.4.
     """
-    from scipy.stats import norm, t
+    from scipy.stats import t
 
     count = len(means)
     if count < _BOOTSTRAP:
@@ -106,10 +106,16 @@ def interval(means: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[flo
         return float(means.mean()) - half, float(means.mean()) + half
     rng = np.random.default_rng((seed, count))
     drawn = means[rng.integers(count, size=(_DRAWS, count))].mean(1)
-    tail = (1 - level) / 2
-    share = float(norm.cdf(math.sqrt(count / (count - 1)) * t.ppf(tail, count - 1)))
-    low, high = np.quantile(drawn, [share, 1 - share])
+    tail = expanded_tail(count, level)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def expanded_tail(units: int, level: float = 0.95) -> float:
+    """The percentile of a bootstrap over so many units, 2 or more, at which an interval of that level ends."""
+    from scipy.stats import norm, t
+
+    return float(norm.cdf(math.sqrt(units / (units - 1)) * t.ppf((1 - level) / 2, units - 1)))
 
 
 def sign_flip(means: np.ndarray, seed: int = 0) -> float:

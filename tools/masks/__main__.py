@@ -137,7 +137,8 @@ def _section(figures: dict[str, float], rows: Sequence[Scored], measured: dict[s
     text = [
         f"`make bench-masks` on {measured['real']}, {benchmarks.machine()}. IoU is intersection over union at one "
         "half; boundary F is within .8% of the diagonal. Demo world: shadow, reflection and a second object always on. "
-        "Break-A-Scene: 20 objects in 7 photos, *auto* with one click on an object's inmost point, or with a box "
+        "Break-A-Scene: 20 objects in 7 photos, on which the rules for clicks were also chosen (docs/notes.md), *auto* "
+        "with one click on an object's inmost point, or with a box "
         "around it.",
         "| on | masks | IoU | boundary F |\n|---|---|---|---|",
     ]
@@ -159,7 +160,8 @@ def _section(figures: dict[str, float], rows: Sequence[Scored], measured: dict[s
         f"{figures['attention.forwards_a_photo']:.0f} U-Net forwards a photo. The proposed strength "
         f"({measured['proposal']}) is within .05 of the best of a full sweep ({figures.get('proposal.seeds', 1):.0f} "
         "training seeds, the harder photos of the quality benchmark), in leak and in subject fidelity, for "
-        f"{figures['proposal.within_5pct']:.0f} of {figures['proposal.subjects']:.0f} subjects, in "
+        f"{figures['proposal.within_5pct']:.0f} of {figures['proposal.subjects']:.0f} subjects (strength 1 for all of "
+        f"them: {figures.get('proposal.always_1_within_5pct', float('nan')):.0f}), in "
         f"{figures['proposal.seconds']:.0f} s each."
     )
     listed = [row for row in rows if row.group.startswith("break_a_scene")]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...metrics.statistics import expanded_tail
 from ..judge import truth
 from .cases import GRADES, Case
 from .runs import border
@@ -139,7 +140,7 @@ class Bootstrap:
     Methods and their Application, 1997, section 3.8.
     """
 
-    def __init__(self, subjects: Sequence[int], seeds: Sequence[int], draws: int = 2000, seed: int = 0):
+    def __init__(self, subjects: Sequence[int], seeds: Sequence[int], draws: int = 10_000, seed: int = 0):
         rng = np.random.default_rng((seed, 71))
         self.subjects, self.seeds = list(subjects), list(seeds)
         count = (draws, len(self.subjects))
@@ -161,9 +162,13 @@ class Bootstrap:
         return over / under
 
     def interval(self, *tables: np.ndarray, of: Callable = lambda x: x) -> tuple[float, float, float]:
-        """A statistic of one or more measures, and its 95% percentile interval."""
-        value = float(of(*(mean(t) for t in tables)))
-        low, high = np.percentile(of(*(self.draws(t) for t in tables)), [2.5, 97.5])
+        """A statistic of one or more measures, and its 95% interval: percentiles, expanded for few subjects.
+
+        Plain percentiles of 6 subjects hold the truth four times in five. Hesterberg, "What Teachers Should Know About
+        the Bootstrap", The American Statistician 69 (2015), section 3.4.
+        """
+        value, tail = float(of(*(mean(t) for t in tables))), expanded_tail(len(self.subjects))
+        low, high = np.quantile(of(*(self.draws(t) for t in tables)), [tail, 1 - tail])
         return value, float(low), float(high)
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...training.settings import TrainSettings
 from .. import benchmarks
 from .baselines import Baseline
 from .masks import QUALITIES
@@ -89,14 +90,21 @@ def main_table(best: dict[str, Method]) -> list[Method]:
     nearer = "TI, tuned, views nearer by masks"
     rows.insert(3, replace(rows[2], name="ti_nearer", about=nearer, masks="own"))
     ours = best.get("ours", TUNABLE[-1])
+    rows.insert(-1, replace(mask_alone(ours), name="mask_only", about="TI, loss weighted by masks alone"))
     about = "TI + attractor, true masks (upper bound)"
     return [*rows, replace(ours, name="ours_true_masks", about=about, masks="true")]
+
+
+def mask_alone(ours: Method) -> Method:
+    """Ours without background tokens, in as many steps as ours has in all."""
+    steps = ours.settings["steps"] + ours.settings["background_steps"]
+    return replace(ours, settings={**ours.settings, "background_scope": "none", "steps": steps})
 
 
 def mask_table(best: dict[str, Method]) -> list[Method]:
     """Ours beside the mask-weighted loss alone, for every quality of mask."""
     ours = best.get("ours", TUNABLE[-1])
-    alone = replace(ours, settings={**ours.settings, "background_scope": "none"})
+    alone = mask_alone(ours)
     pair = ((alone, "mask_only", "mask-weighted loss alone"), (ours, "ours", "ours"))
     return [
         replace(method, name=f"{word}.{quality}", about=f"{about}, {quality} masks", masks=quality)
@@ -185,6 +193,8 @@ def ablation_table(best: dict[str, Method]) -> list[Method]:
         "mirrored views": {"flip": True},
         "one vector": {"vectors": 1},
         "six vectors": {"vectors": 6},
+        "the node's own settings": {name: getattr(TrainSettings, name) for name in
+                                    ("steps", "background_steps", "learning_rate", "vectors", "zoom")},
     }
     trials = {
         "all steps of the first phase": Trial(first_phase="fixed"),

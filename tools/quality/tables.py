@@ -12,12 +12,12 @@ Figures = Mapping[str, float]
 TITLES = {"same_shoot": "Same shoot: all training photos share background and light, and most of each is background",
           "varied": "Varied: every training photo has a background of its own"}  # fmt: skip
 ABOUT = (
-    "95% cluster-bootstrap intervals over subjects. *leak*: how far the colour of backgrounds moves from the "
-    "class word's toward the training photos' (0 not at all, 1 all the way), over all prompts that do not "
-    "themselves name the training background's kind or colour, and by what the prompt says; the floor's own leak "
-    "is a control, other seeds against the paired ones. *share*: pictures whose background the judge reads as the"
-    " training photos', less the floor's; where photos vary it is the one to look at, for the mean of five "
-    "backgrounds is a colour that nobody photographed. *subject*: share of kind, pattern, both colours, badge and"
+    "95% cluster-bootstrap intervals over subjects, expanded for few of them. *leak*: how far the colour of "
+    "backgrounds moves from the class word's toward the training photos' (0 not at all, 1 all the way), over all "
+    "prompts that do not themselves name the training background's kind or colour, and by what the prompt says; "
+    "the floor's own leak is a control, other seeds against the paired ones. *share*: pictures whose background the "
+    "judge reads as the training photos', less the floor's; where photos vary it is the one to look at, for the mean "
+    "of five backgrounds is a colour that nobody photographed. *subject*: share of kind, pattern, both colours, badge and"
     " badge's colour that the judge reads rightly (of badges' shapes it misreads one in seven). *held-out*: "
     "cosine similarity to held-out photos in the demo's text-image encoder; *prompt*: backgrounds as asked, where"
     " the prompt asks; *gap*: memorisation gap in the same encoder; *diversity*: mean cosine distance between "
@@ -27,8 +27,8 @@ ABOUT = (
     "shoot were made harder until the published Textual Inversion leaked."
 )
 ABOUT_CHANGES = (
-    "Change against ours, on subjects of a group of their own; an interval that excludes zero is a change that is "
-    "there. Background tokens per shoot are the shared ones where all photos are one shoot, and those per photo where "
+    "Change against ours, on subjects of a group of their own; one interval in twenty excludes zero by chance. "
+    "Background tokens per shoot are the shared ones where all photos are one shoot, and those per photo where "
     "none share."
 )
 ABOUT_REPRESENTATIONS = (
@@ -36,20 +36,20 @@ ABOUT_REPRESENTATIONS = (
     "times as many, for it has a network to learn. {subjects} of the ablation's group, {seeds}."
 )
 ABOUT_MASKS = (
-    "Same shoot, {subjects}, {seeds}. Ours beside the mask-weighted loss alone (no background tokens, and as many of "
-    "the subject's steps), both with the same masks: the true ones, those of our back end `auto`, and the true ones "
+    "Same shoot, {subjects}, {seeds}. Ours beside the mask-weighted loss alone (no background tokens, and as many "
+    "steps in all), both with the same masks: the true ones, those of our back end `auto`, and the true ones "
     "made smaller, larger (each by an eighth of the picture's side) and a box. *overlap*: intersection over union with "
     "the true masks."
 )
 ABOUT_RELATIVES = (
     "Same shoot. Change against ours by a term of the loss from the literature, on {subjects} of the ablation's group, "
-    "{seeds}; an interval that excludes zero is a change that is there. Gradient routing and ConceptPrism learn both "
+    "{seeds}; one interval in twenty excludes zero by chance. Gradient routing and ConceptPrism learn both "
     "at once: their step is from the first row, which does so with our loss. ConceptPrism (arXiv 2602.19575) is "
     "another method: residual tokens for each photo and no masks, here in our loop, with as many vectors as ours."
 )
 ABOUT_OPTIONS = (
-    "Same shoot. Change against ours by one option each, on {subjects} of the ablation's group, {seeds}; an "
-    "interval that excludes zero is a change that is there."
+    "Same shoot. Change against ours by one option each, on {subjects} of the ablation's group, {seeds}; one "
+    "interval in twenty excludes zero by chance."
 )
 _COLUMNS = (("leak", "leak"), ("leak.full", "spelt out"), ("leak.partial", "half named"), ("leak.bare", "not named"),
             ("leak_share", "share"), ("subject", "subject"), ("held_out", "held-out"), ("prompt", "prompt"),
@@ -128,6 +128,8 @@ def main_table(figures: Figures, setting: str, methods: Sequence[Method]) -> str
     """Every method in one setting, intervals below the figures that have them."""
     lines = ["| method | " + " | ".join(title for _, title in _COLUMNS) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
     for method in methods:
+        if f"{setting}.{method.name}.leak" not in figures:
+            continue
         cells = []
         for measured, _ in _COLUMNS:
             label = f"{setting}.{method.name}.{measured}"

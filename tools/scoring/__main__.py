@@ -164,7 +164,8 @@ def _section(record: dict, figures: dict[str, float]) -> str:
         "third of them (mirrored, recompressed, a third of the size, shifted, cropped, mirrored and cropped, rotated "
         "by 5 degrees, framed, brighter, recoloured, watermarked) and "
         f"{figures['duplicates.pairs']:.0f} pairs of different photos. "
-        "The set of 200 holds all the photos and the first of the copies.\n\n| what | figure | asked |\n|---|---|---|\n"
+        "The set of 200 holds all the photos and the first of the copies. The thresholds were chosen on the same "
+        "photos.\n\n| what | figure | asked |\n|---|---|---|\n"
     )
     return head + "\n".join(f"| {what} | {value} | {asked} |" for what, value, asked in rows)
 
