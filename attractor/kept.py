@@ -36,6 +36,10 @@ class Kept:
                 self._bytes -= self._found.popitem(last=False)[1][1]
         return value
 
+    def drop(self, key: Hashable) -> None:
+        """Forget what was made under this key."""
+        self._bytes -= self._found.pop(key, (None, 0))[1]
+
     def clear(self) -> None:
         """Forget all."""
         self._found.clear()

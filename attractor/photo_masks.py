@@ -66,9 +66,10 @@ def mask_set(
             gone.append(photo.name)
         photos.append(replace(photo, mask=mask, verdict=verdict(mask, speaks, sharp), evidence=speaks))
     if gone:
+        edges = f" and edges {how.edges:g}" if how.edges else ""
         raise AttractorError(
-            f"grow {how.grow:g} and feather {how.feather:g} ({how.unit}) leave nothing of the mask of "
-            f"{', '.join(gone)}: shrink or soften it less."
+            f"grow {how.grow:g}, feather {how.feather:g} ({how.unit}){edges} leave nothing of the mask of "
+            f"{', '.join(gone)}: shrink or soften it less{', or set edges to 0' if edges else ''}."
         )
     empty = [p.name for p in photos if p.verdict == EMPTY]
     if empty and back_end != "external":
@@ -89,11 +90,12 @@ def _seen(
         raise AttractorError("The back end 'auto' has nothing to work with. " + " ".join(sources.missing.values()))
     looked_at = tuple((photo.sha256, clicks.get(photo.name)) for photo in subject.photos)
     state = tuple((name, raw_masks.state_of(name, sources)) for name in names)
-    seen = raw_masks.kept.get(
-        ("compared", back_end, word, looked_at, state),
-        lambda: _compared(names, subject, sources, clicks, word, back_end == "auto"),
+    key = ("compared", back_end, word, looked_at, state)
+    masks, confidence, used, missing = raw_masks.kept.get(
+        key, lambda: _compared(names, subject, sources, clicks, word, back_end == "auto")
     )
-    masks, confidence, used, missing = seen
+    if missing:
+        raw_masks.kept.drop(key)  # what was missing may be mended
     sources.missing.update(missing)
     return masks, confidence, used
 
@@ -173,7 +175,7 @@ def _fused(
     """One map a photo, and how sure it is: the mean of the back ends, or one of them where they contradict.
 
     A back end counts by its own confidence and by how well what it masks in a photo fits what it masks in the others.
-    At a click each counts with what it sees there, and not at all where it sees nothing there.
+    At a click each counts with what it sees there, and not at all where it sees nothing there or only guesses.
     """
     names = list(raws)
     first = raws[names[0]]
@@ -184,7 +186,7 @@ def _fused(
     blind = set()
     for i, name in ((i, name) for i, click in enumerate(clicks) if click is not None for name in names):
         part = _at(masks[name][i], clicks[i])
-        if part.any():
+        if part.any() and raws[name].confidence[i] > 0:
             masks[name][i], seen[name][i] = _only(part, masks[name][i]), _only(part, seen[name][i])
         else:
             blind.add((name, i))

@@ -43,7 +43,8 @@ class Pilot:
     """One pilot: its strength and extra feather, and what was measured of it at each rung.
 
     curve: (step, subject, background, error): errors over the class word's, of the subject in unseen pictures and of
-    other backgrounds, and the standard error of the pilot's worth. seen: the same errors of each sample, [2, N].
+    other backgrounds, and the standard error of the pilot's worth. seen: 1 and what each sample's error lies above the
+    class word's for the same sample, over the latter's mean: [2, N].
     """
 
     strength: float
@@ -135,7 +136,6 @@ def propose(
             run.learn_background()
             side = SideBySide(run, variants, pilot_steps)
             plain = unseen.errors(side, [run.class_word()])[0]
-            base = plain.mean(1, keepdim=True).clamp(min=1e-9)
             alive = list(range(len(pilots)))
             for step in range(1, pilot_steps + 1):
                 losses = side.step()
@@ -150,7 +150,7 @@ def propose(
                     if not torch.isfinite(measured).all():
                         raise AttractorError("A pilot's error is no number: lower learning_rate.")
                     for i, own in zip(alive, measured, strict=True):
-                        pilots[i].note(step, own / base)
+                        pilots[i].note(step, _over(own, plain))
                     kept = _kept([pilots[i] for i in alive])
                     if step < pilot_steps and len(kept) < len(alive):
                         side.keep(kept)
@@ -233,6 +233,11 @@ def _variant(run, subject: SubjectSet, pilot: Pilot):
         full = view_masks(soft, s.resolution, s.views, s.zoom, s.flip, s.seed, s.nearer, placed_by=subject)
         masks = to_latent_grid(full, *masks.shape[-2:]).to(masks.device)
     return Variant(pilot.strength, masks)
+
+
+def _over(own: Tensor, plain: Tensor) -> Tensor:
+    """Errors [2, N] over the class word's: 1 and each sample's own difference, over the mean of the class word's."""
+    return 1 + (own - plain) / plain.mean(1, keepdim=True).clamp(min=1e-9)
 
 
 def _kept(pilots: Sequence[Pilot]) -> list[int]:

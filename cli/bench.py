@@ -1,4 +1,4 @@
-"""`attractor bench DIR`: methods over a set of many subjects here and now, each scored on photos that it never saw.
+"""`attractor bench DIR`: methods over a set of many subjects, here and now, scored on photos that they learnt nothing from.
 
 A sweep in this process, with its plan from the command's options.
 """

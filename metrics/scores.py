@@ -1,4 +1,4 @@
-"""Scores on photos that training never saw, between a floor and a ceiling, with the train photos beside them.
+"""Scores on photos that nothing was learnt from, between a floor and a ceiling, with the train photos beside them.
 
 Every formula, with its source, is in docs/scoring.md.
 """

@@ -1,4 +1,4 @@
-"""Scores on photos that training never saw."""
+"""Scores on photos that nothing was learnt from."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ class Score(io.ComfyNode):
         said = [absent(name, value, there, what) for name, value in chosen]
         if isinstance(text_encoder, str) and text_encoder != _NONE:
             said.append(no_text(text_encoder, folders.model_folders()))
+        said.append(absent("regions", regions, _REGIONS, "Choose another."))
         if regions == _REGIONS[1] and (said_of := missing(folders.find_model(FILE_NAME))):
             said.append(f"regions: {said_of} Or set regions to {_REGIONS[0]!r}.")
         names = [value for _, value in chosen if isinstance(value, str)]

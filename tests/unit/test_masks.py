@@ -214,6 +214,33 @@ def test_where_nothing_lies_at_the_click_nothing_is_called_good(toys, tmp_path):
     assert overlap(found.mask.numpy(), truths[1]) < 0.1, "the other toy was not clicked"
 
 
+def test_what_was_missing_is_looked_for_again(toys, tmp_path):
+    photos, truths = toys
+    word = Word(tmp_path, truths[1], 0.9)
+
+    def masks():
+        sources = Sources(SaliencyModel(fetch_u2netp()), text=word)
+        return mask_set(photos, "auto", Refinement(), None, sources), sources.missing
+
+    raw, word.raw = word.raw, lambda *_: (_ for _ in ()).throw(AttractorError("its tokenizer is not there"))
+    assert masks()[1] == {"text": "its tokenizer is not there"}
+    word.raw = raw
+    found, missing = masks()
+    assert missing == {} and found.photos[0].evidence.sources == ("saliency", "text")
+
+
+def test_a_guess_about_a_click_is_no_view(tmp_path):
+    """Where saliency sees nothing at a click the word's mask counts by itself."""
+    mask = disc(160, 50, 80, 80)
+    pixels = torch.tensor((0.8, 0.2, 0.1)).view(3, 1, 1) * mask + 0.4 * (1 - mask)
+    photos = subject_set([photo_from_tensor(pixels.movedim(0, -1), "p")], "cup")
+    blind = SaliencyModel(fetch_u2netp())
+    blind.mask = lambda pixels: torch.zeros(pixels.shape[-2:])
+    sources = Sources(blind, text=Word(tmp_path, mask.numpy(), 0.99))
+    found = mask_set(photos, "auto", Refinement(feather=0), None, sources, {photos.names[0]: Click(0.4, 0.65)})
+    assert found.photos[0].verdict == "good" and found.photos[0].evidence.confidence > 0.9
+
+
 def test_a_knob_compares_nothing_again_and_cancel_reaches_what_does(toys, tmp_path):
     photos, truths = toys
     word, pulses = Word(tmp_path, truths[1], 0.9), []
@@ -236,7 +263,7 @@ def test_the_knobs_are_not_the_masks_fault():
     assert soft.verdict == "good", "it was softened on purpose"
     own = [refine(disc(256, 46, 128, 128), Refinement(feather=60))]
     assert mask_set(photos, "external", Refinement(feather=0, fill_holes=False), own).photos[0].verdict == "uncertain"
-    with pytest.raises(AttractorError, match="grow -300 .* leave nothing of the mask of p: shrink"):
+    with pytest.raises(AttractorError, match="grow -300, .* leave nothing of the mask of p: shrink"):
         mask_set(photos, "external", Refinement(grow=-300, feather=0), given)
     with pytest.raises(AttractorError, match="all zero"):
         mask_set(photos, "external", Refinement(), [torch.zeros(64, 32)])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from attractor_pack.attractor.errors import AttractorError
-from attractor_pack.attractor.propose import Pilot, _as_good, _decide, _kept, _steps, propose
+from attractor_pack.attractor.propose import Pilot, _as_good, _decide, _kept, _over, _steps, propose
 from attractor_pack.backend.diffusers_model import load
 from attractor_pack.tools.quality.cases import cases
 from attractor_pack.training import demo_assets
@@ -14,7 +14,7 @@ from attractor_pack.training.settings import TrainSettings
 from attractor_pack.training.side_by_side import SideBySide, Variant
 from attractor_pack.training.watcher import Silent
 
-SHARED = 0.2 * torch.randn(2, 32, generator=torch.Generator().manual_seed(0))  # what makes a sample easy or hard
+PLAIN = 0.3 + 0.4 * torch.rand(2, 32, generator=torch.Generator().manual_seed(0))  # samples are easy or hard
 SHORT = TrainSettings(steps=4, background_steps=3, vectors=2, views=2, resolution=64, batch_size=2, zoom=1.2)
 
 
@@ -24,8 +24,8 @@ def pilot(strength, *rungs, feather=0.0, own=0.01):
     generator = torch.Generator().manual_seed(int(100 * strength + feather))
     for i, errors in enumerate(rungs):
         noise = own * torch.randn(2, 32, generator=generator)
-        level = torch.tensor(errors)[:, None] - (SHARED + noise).mean(1, keepdim=True)
-        made.note(35 * (i + 1), level + SHARED + noise)
+        risen = (torch.tensor(errors)[:, None] - 1) * PLAIN.mean(1, keepdim=True)
+        made.note(35 * (i + 1), _over(PLAIN + risen + noise - noise.mean(1, keepdim=True), PLAIN))
     return made
 
 
@@ -41,6 +41,12 @@ def test_the_best_pilot_stays_and_those_that_cannot_be_told_from_it_stay_by_stre
 def test_what_the_background_rises_by_counts_and_what_it_falls_by_does_not():
     leaks, holds = pilot(0.0, (0.90, 1.40)), pilot(1.0, (0.95, 0.90))
     assert leaks.worth == pytest.approx(1.30, abs=0.01) and holds.worth == pytest.approx(0.95, abs=0.01)
+
+
+def test_a_pilot_that_leaks_is_told_from_one_that_does_not():
+    """By what each sample's error has risen over the class word's, and not by how samples differ."""
+    pilots = [pilot(1.0, (0.95, 0.99)), pilot(0.0, (0.95, 1.06))]
+    assert [p.strength for p in _as_good(pilots)] == [1.0]
 
 
 def test_pilots_are_compared_after_the_same_number_of_steps():
