@@ -1,4 +1,4 @@
-"""`attractor bench DIR`: methods over a set of many subjects, here and now, scored on photos that they learnt nothing from.
+"""`attractor bench DIR`: methods over a set of many subjects, here and now, each scored on photos held out from it.
 
 A sweep in this process, with its plan from the command's options.
 """
