@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from .. import benchmarks
+from ..judge import Judge, truth
 from . import methods as rows
 from . import tables
 from .cases import SETTINGS, Case, cases
-from .figures import FLOOR_PICTURES, Bootstrap, Measured, mean, measure
+from .figures import FLOOR_PICTURES, SUBJECT_FACTORS, Bootstrap, Measured, mean, measure
 from .masks import QUALITIES
 from .methods import FLOOR, TUNABLE, Method
 from .pictures import frontier, sheet
@@ -92,12 +93,29 @@ def judge_figures(count: int) -> dict[str, float]:
     named = ("kind", "pattern", "colour", "colour2", "background", "background_colour")
     figures = {f"judge.{name}": value for name, value in found.items()}
     figures["judge.accuracy"] = min(found[name] for name in named)
+    figures |= {f"judge.subject_{name}": value for name, value in reads_photos(judge).items()}
     with torch.inference_mode():
         painted = base.paint(demo.load(), judge, count, 0).figures()
     figures |= {f"base.{name}": value for name, value in painted.items()}
     for name, value in figures.items():
         print(f"{name:28s} {value:.3f}")
     return figures
+
+
+def reads_photos(judge: Judge, subjects: int = 12) -> dict[str, float]:
+    """Share of the subject's factors that the judge reads rightly off the same shoot's own photos: those to learn from,
+    which are taken from further off than what it was trained on, and the held-out ones.
+    """
+    found = {}
+    group = cases("test", subjects, ("same_shoot",))
+    for name, photos in (("of_the_shoot", [p for case in group for p in case.photos[0]]),
+                         ("held_out", [p for case in group for p in case.photos[1]])):  # fmt: skip
+        pictures = torch.stack([torch.from_numpy(p.image.copy()).permute(2, 0, 1).float() / 255 for p in photos])
+        read = judge.read(pictures)
+        right = [[label == truth(p.scene)[factor] for label, p in zip(read.names(factor), photos, strict=True)]
+                 for factor in SUBJECT_FACTORS]  # fmt: skip
+        found[name] = float(np.mean(right))
+    return found
 
 
 def tune(workers: int) -> dict[str, Method]:
