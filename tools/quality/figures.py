@@ -164,7 +164,7 @@ class Bootstrap:
     def interval(self, *tables: np.ndarray, of: Callable = lambda x: x) -> tuple[float, float, float]:
         """A statistic of one or more measures, and its 95% interval: percentiles, expanded for few subjects.
 
-        Plain percentiles of 6 subjects hold the truth seven times in eight. Hesterberg, "What Teachers Should Know About
+        Those of 6 subjects would hold the truth seven times in eight. Hesterberg, "What Teachers Should Know About
         the Bootstrap", The American Statistician 69 (2015), section 3.4.
         """
         value, tail = float(of(*(mean(t) for t in tables))), expanded_tail(len(self.subjects))
