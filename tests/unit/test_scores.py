@@ -235,7 +235,7 @@ def test_local_encoders_of_the_real_architectures(tmp_path, sets):
     text = report.scores[1]
     expected = encoders[0].images(held_out.photos[0].pixels[None]) @ encoders[0].texts(["a photo of a cup"]).T
     assert text.text == pytest.approx(float(expected), abs=1e-6)
-    with pytest.raises(AttractorError, match="no text encoder"):
+    with pytest.raises(AttractorError, match="reads no text"):
         encoders[1].texts(["a cup"])
 
 

@@ -167,7 +167,8 @@ class Bootstrap:
         Those of 6 subjects would hold the truth seven times in eight. Hesterberg, "What Teachers Should Know About
         the Bootstrap", The American Statistician 69 (2015), section 3.4.
         """
-        value, tail = float(of(*(mean(t) for t in tables))), expanded_tail(len(self.subjects))
+        value = float(of(*(mean(t) for t in tables)))
+        tail = expanded_tail(len(self.subjects)) if len(self.subjects) > 1 else 0.025  # one subject, as in --short
         low, high = np.quantile(of(*(self.draws(t) for t in tables)), [tail, 1 - tail])
         return value, float(low), float(high)
 
