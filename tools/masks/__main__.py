@@ -21,6 +21,7 @@ from ...training import demo_assets
 from ...training.photos import SubjectSet
 from ...training.views import centre_view
 from .. import benchmarks
+from ..quality.tables import seeds_in_words
 from . import subjects
 from .measure import BAD, FINE, Scored, mean, verdict_figures
 from .proposal import proposal
@@ -158,8 +159,8 @@ def _section(figures: dict[str, float], rows: Sequence[Scored], measured: dict[s
         f"Time ({measured['speed']}): saliency takes {figures['saliency.seconds']:.3f} s a photo, plain onnxruntime "
         f"{figures['saliency.plain_seconds']:.3f} s ({figures['saliency.over_plain']:.2f} times); attention takes "
         f"{figures['attention.forwards_a_photo']:.0f} U-Net forwards a photo. The proposed strength "
-        f"({measured['proposal']}) is within .05 of the best of a full sweep ({figures['proposal.seeds']:.0f} "
-        "training seeds, the photos of the quality benchmark), in leak and in subject fidelity, for "
+        f"({measured['proposal']}) is within .05 of the best of a full sweep "
+        f"({seeds_in_words(int(figures['proposal.seeds']))} of training, the photos of the quality benchmark), in leak and in subject fidelity, for "
         f"{figures['proposal.within_5pct']:.0f} of {figures['proposal.subjects']:.0f} subjects (strength 1 for all of "
         f"them: {figures['proposal.always_1_within_5pct']:.0f}), in "
         f"{figures['proposal.seconds']:.0f} s each."
