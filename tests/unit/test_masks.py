@@ -374,6 +374,7 @@ def test_a_view_carries_its_mask_along():
             assert image[0][carried < 0.05].max() > 0.5  # white paper around the cut-out
 
 
+@pytest.mark.slow
 def test_saliency_finds_the_demo_subject():
     """U2-NetP on the rendered subject, against the true masks."""
     photos = demo_assets.subject()

@@ -50,6 +50,7 @@ def test_copying_the_training_photos_shows_as_memorisation(sets, efficientnet):
     assert copied.pictures[0]["nearest_train_similarity"] > 0.999
 
 
+@pytest.mark.slow
 def test_masks_that_come_with_the_pictures_part_subject_and_background(sets, efficientnet):
     """As saliency does when it sees the same, whatever the order of the base model's pictures."""
     train, held_out = (part.with_photos([replace(p, mask=stripes(p.pixels)) for p in part.photos]) for part in sets)

@@ -86,6 +86,7 @@ def test_a_window_keeps_the_subject(draw):
     assert 0 <= _place(wide, 40, 100, draw) <= 60
 
 
+@pytest.mark.slow
 def test_a_small_subject_is_brought_nearer_where_its_mask_says_so():
     """A subject of a fifth of a large photo, without a mask, in a photo of few pixels, and with views as they are."""
 

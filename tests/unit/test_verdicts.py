@@ -154,6 +154,7 @@ def test_backgrounds_that_are_only_drawn_anew_do_not_leak(seeds):
     assert abs(sum(found) / len(found)) < 0.03
 
 
+@pytest.mark.slow
 def test_leak_is_seen_in_backgrounds(world):
     """Pictures of the subject before the train photos' backgrounds leak; before the base model's they do not."""
     train, held_out, unseen, others = world
