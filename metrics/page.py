@@ -196,4 +196,3 @@ def vector(svg: bytes) -> str:
 
 def _writer(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text, encoding="utf-8")
-

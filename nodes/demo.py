@@ -31,4 +31,3 @@ class LoadDemo(io.ComfyNode):
     @classmethod
     def execute(cls):
         return io.NodeOutput(*demo.load(), demo_assets.subject())
-

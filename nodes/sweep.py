@@ -186,4 +186,3 @@ def _summary(store: Store, plan: Plan) -> dict | None:
         return json.loads(store.read(f"{summary_name(plan)}.json"))
     except (FileNotFoundError, ValueError):
         return None
-

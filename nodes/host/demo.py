@@ -116,4 +116,3 @@ def _fill(module: torch.nn.Module, weights: dict[str, Tensor], optional: tuple[s
             parameter.copy_(torch.randn(parameter.shape) * (0.08 if "embedding" in name else fan_in**-0.5))
         else:
             parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-

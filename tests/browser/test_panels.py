@@ -17,6 +17,8 @@ from attractor_pack.training.views import centre_view
 from on_canvas import NODE, PANEL, QUICKSTART, centre, load, opened, queue, searched, stop, text, wait_for
 
 pytestmark = pytest.mark.browser
+
+
 @pytest.fixture(scope="module")
 def canvas(host, browser):
     """One page, as a newcomer would keep it: the tests below use it in their order."""

@@ -37,6 +37,7 @@ def certificate(name, key, issuer, issuer_key, leaf):
 def pems(tmp_path_factory):
     """A key and its chain, as an authority would give them."""
     folder = tmp_path_factory.mktemp("keys")
+
     def name(said):
         organisation = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Studio")
         return x509.Name([organisation, x509.NameAttribute(NameOID.COMMON_NAME, said)])

@@ -49,3 +49,9 @@ def reports(dreambooth, tmp_path_factory):
     encoder = efficientnet_lite0([])
     return {name: score(replace(paints(made), concept=concept), base, split.train, split.held_out, [encoder])
             for name, made in (("copier", split.train.photos), ("honest", unseen))}  # fmt: skip
+
+
+def disc(size=96, radius=24.0, x=48, y=48):
+    """A disc's mask [size, size]."""
+    yy, xx = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return ((xx - x) ** 2 + (yy - y) ** 2 < radius**2).float()

@@ -104,6 +104,7 @@ def test_clip_score_is_torchmetrics(clip_folder, photos):
     from transformers import CLIPModel, CLIPProcessor
 
     encoder = load_encoder(clip_folder.name, [clip_folder.parent])
+
     class Model(CLIPModel):
         """transformers 5 gives an output where torchmetrics expects the features themselves."""
 
