@@ -34,7 +34,6 @@ _RUNGS = (0.35, 0.65, 1.0)  # of the pilots' steps
 _SAMPLES = 32  # unseen views, noises and timesteps that are compared on
 _VIEWS = 3  # of each unseen picture
 _CROP = 1.2  # how near a crop goes at least, where training's views do not go nearer
-_LEAK = 1.0  # what a rise of the background's error weighs beside the subject's error
 _CERTAIN = 2.0  # standard errors of a paired difference, from which on it is there
 
 
@@ -65,7 +64,7 @@ class Pilot:
     def worths(self, rung: int = -1) -> Tensor:
         """The same of each sample [N], at a rung."""
         subject, background = self.seen[rung]
-        return subject + _LEAK * (background - 1) * (background.mean() > 1)
+        return subject + (background - 1) * (background.mean() > 1)
 
     def note(self, step: int, seen: Tensor) -> None:
         """What was measured of it after so many steps."""

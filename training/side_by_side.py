@@ -125,8 +125,8 @@ class SideBySide:
             found.append(torch.stack([torch.stack([own.error(masks), own.error(1 - masks)]) for own in seen]))
         return torch.cat(found, -1).cpu()
 
-    @classmethod
-    def batch_of(cls, run: TrainingRun, variants: int) -> int:
+    @staticmethod
+    def batch_of(run: TrainingRun, variants: int) -> int:
         """How many samples go through the U-Net at once in a step of so many variants of a run."""
         batch = run.settings.batch_size
         return batch * min(variants, _fit(run.views, batch))
